@@ -1,0 +1,194 @@
+"""All tests, each one line, and a last line that counts them.
+
+The checkout is only read: what exports, cleans, builds or renders works on a copy, so that a check can't hide what it finds.
+"""
+import filecmp, os, shutil, subprocess, sys, tempfile, time
+os.environ['OMP_NUM_THREADS'] = '1'  # before any worker imports torch: two notebooks share the cores
+
+from configparser import ConfigParser
+from importlib.metadata import distributions
+from pathlib import Path
+from textwrap import indent
+
+from fastcore.parallel import parallel
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.test import test_nb
+
+ROOT = Path(__file__).resolve().parent.parent
+results = []
+
+
+def report(name, ok, seconds, why=''):
+    "Print and remember one result"
+    print(f"{'passed' if ok else 'FAILED'} {seconds:6.1f} s  {name}", flush=True)
+    if why: print(indent(why.strip(), '    '), flush=True)
+    return ok
+
+
+def check(name, test, *args):
+    "Run a check; it fails by an exception, whose text says why"
+    start = time.time()
+    try: test(*args)
+    except Exception as e: ok, why = False, str(e) if isinstance(e, AssertionError) else repr(e)
+    else: ok, why = True, ''
+    results.append(report(name, ok, time.time()-start, why))
+
+
+def sh(*command, cwd=ROOT, path=(), **env):
+    "Run a command; if it fails, fail with the end of what it printed"
+    env = {**os.environ, **env}
+    if path: env['PYTHONPATH'] = os.pathsep.join(map(str, path))
+    res = subprocess.run([str(c) for c in command], cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert res.returncode==0, f"{' '.join(map(str, command))[:200]} exited with {res.returncode}:\n{(res.stdout + res.stderr)[-3000:]}"
+    return res.stdout
+
+
+def python(code, *args, **kwargs):
+    "Run Python code in a fresh process"
+    return sh(sys.executable, '-c', code, *args, **kwargs)
+
+
+def copy_checkout(target):
+    "Copy what git would commit, changed or not"
+    files = sh('git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard').split('\0')
+    for f in filter(None, files):
+        if not (ROOT/f).is_file(): continue  # deleted, but not yet in git
+        (target/f).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT/f, target/f)
+    return target
+
+
+def same(copy, before, remedy, *places):
+    "Fail if a file in one of the places is not what it was"
+    files = lambda root: {p.relative_to(root) for place in places for p in [root/place, *(root/place).rglob('*')]
+                          if p.is_file() and '__pycache__' not in p.parts and not p.name.startswith('.')}
+    changed = [str(f) for f in sorted(files(copy) | files(before))
+               if not ((copy/f).is_file() and (before/f).is_file() and filecmp.cmp(copy/f, before/f, shallow=False))]
+    assert not changed, f"{remedy} changes {', '.join(changed)}"
+
+
+def exported(copy, before):
+    "Modules are what the notebooks export, notebooks are clean"
+    bin = Path(sys.executable).parent
+    sh(bin/'nbdev_clean', cwd=copy)
+    same(copy, before, 'nbdev_clean', 'nbs')
+    sh(bin/'nbdev_export', cwd=copy, path=[copy])
+    same(copy, before, 'nbdev_export', 'nbs', 'textseg')
+
+
+def documented(copy):
+    "Every page of the documentation can be processed, and the site built"
+    sh(sys.executable, '.ci/docs.py', cwd=copy, path=[copy])
+
+
+def committed_pages(copy, before):
+    "README.md and the sidebar are what the notebooks say"
+    assert (copy/'nbs/index.ipynb').exists(), 'nbs/index.ipynb is missing, and README.md is made from it'
+    sh(sys.executable, '.ci/docs.py', '--readme', cwd=copy, path=[copy])
+    same(copy, before, 'make readme', 'README.md', 'nbs')
+
+
+def test_notebook(path, **kwargs):
+    "Test a notebook as nbdev_test does and print a line when it is done"
+    start, main_module = time.time(), sys.modules['__main__']
+    ok, _ = test_nb(path, **kwargs)
+    sys.modules['__main__'] = main_module  # the notebook took this name, and the pool looks here for the next task
+    return report(str(path.relative_to(ROOT)), ok, time.time()-start)
+
+
+def notebooks():
+    "Test all notebooks, two at a time"
+    cfg = get_config(path=ROOT)
+    paths = sorted(Path(p).absolute() for p in nbglob(cfg.nbs_path, as_path=True))
+    assert paths, 'there are no notebooks'
+    results.extend(parallel(test_notebook, paths, n_workers=2, skip_flags=cfg.tst_flags.split(), basepath=ROOT, pause=.01))
+
+
+def build_wheel(copy, site):
+    "Build the sdist, from it the wheel, and install that into `site`"
+    sh(sys.executable, '-m', 'build', '--outdir', copy/'dist', copy)
+    wheel, = (copy/'dist').glob('*.whl')
+    sh(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', site, wheel)
+
+
+def complete(copy, site):
+    "The installed package has all modules and weights of the checkout"
+    files = lambda root: {str(p.relative_to(root)) for p in (root/'textseg').rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+    missing = files(copy) - files(site)
+    assert not missing, f'not in the wheel: {sorted(missing)}'
+    weights = list((site/'textseg/weights').rglob('*.safetensors'))
+    assert weights, 'textseg/weights has no *.safetensors: the embedded model would have to be trained first'
+
+
+def modules(root):
+    "Names of all modules of the package under `root`"
+    parts = sorted(p.relative_to(root).with_suffix('').parts for p in (root/'textseg').rglob('*.py'))
+    return ['.'.join(p[:-1] if p[-1]=='__init__' else p) for p in parts]
+
+
+IMPORT_ALL = """
+import importlib, sys, fastcore
+site, generation, *names = sys.argv[1:]
+for name in names:
+    module = importlib.import_module(name)
+    assert module.__file__.startswith(site), f'{name} comes from {module.__file__}'
+assert fastcore.__version__.startswith(generation + '.'), f'fastcore {fastcore.__version__} instead of {generation}'
+"""
+
+
+def imports(site, generation, *path):
+    "Every module imports from where it was installed, and nothing from the checkout; fastcore is of a given generation"
+    python(IMPORT_ALL, site, generation, *modules(site), cwd=site, path=[*path, site])
+
+
+def commands(site):
+    "Every console command leads to a function"
+    dist, = (d for d in distributions(path=[str(site)]) if d.metadata['Name']=='textseg')
+    names = [e for e in dist.entry_points if e.group=='console_scripts']
+    config = ConfigParser(delimiters=['='])
+    config.read(ROOT/'settings.ini')
+    assert len(names)==len(config['DEFAULT']['console_scripts'].split()), f'the wheel has only {names}'
+    broken = [e.name for e in names if not (site/e.module.replace('.', '/')).with_suffix('.py').exists()]
+    assert not broken, f'no module for {broken}'
+    python('; '.join(f'from {e.module} import {e.attr}' for e in names), cwd=site, path=[site])
+
+
+def helps(site, command, *path):
+    "A command tells what it can do"
+    out = python(f'import sys; sys.argv = [{command!r}, "--help"]; from textseg.cli import {command}; {command}()', cwd=site, path=[*path, site])
+    assert 'usage:' in out, out
+
+
+def install_fastcore2(target):
+    "What users may have, and nbdev 2.4 may not"
+    sh(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', target, 'fastcore>=2,<3')
+
+
+def main():
+    with tempfile.TemporaryDirectory() as d:
+        before, copy, site, two = (Path(d)/n for n in ('before', 'copy', 'site', 'fastcore2'))
+        copy_checkout(before)
+        shutil.copytree(before, copy)
+        check('nbdev_clean and nbdev_export change nothing', exported, copy, before)
+        check('README.md and nbs/sidebar.yml are current', committed_pages, copy, before)
+        check('all notebooks could be tried', notebooks)
+        check('documentation builds', documented, copy)
+        shutil.rmtree(copy)
+        shutil.copytree(before, copy)
+        check('sdist and wheel build', build_wheel, copy, site)
+        check('the wheel is complete, with weights', complete, before, site)
+        check('all modules import from the wheel', imports, site, '1')
+        check('console commands exist', commands, site)
+        check('a command has --help', helps, site, 'textseg_demo')
+        check('fastcore 2 installs', install_fastcore2, two)
+        check('all modules import under fastcore 2', imports, site, '2', two)
+        check('a command has --help under fastcore 2', helps, site, 'textseg_demo', two)
+    failed = results.count(False)
+    print(f'{len(results)-failed} passed, {failed} failed', flush=True)
+    sys.exit(bool(failed))
+
+
+if __name__=='__main__':
+    os.chdir(ROOT)
+    main()

@@ -1,0 +1,36 @@
+# Everything happens in .venv, which the first call makes: only Python 3.10 or newer has to be there.
+#   make demo              the whole main job on the embedded default; more arguments by ARGS='--minutes 5'
+#   make test              all that CI tests; the last line says how many passed and failed
+#   make docs              the site, in _docs/, and README.md
+# On Linux, PyPI's torch can be a CUDA build of several GB. Another build of the same version is taken from the index named here:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+
+bin := .venv/bin
+pip := $(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+facts := settings.ini setup.py constraints.txt
+
+.PHONY: demo test docs readme
+demo: .venv/.user
+	$(bin)/textseg_demo --out demo $(ARGS)
+test: .venv/.dev
+	$(bin)/python .ci/test.py
+docs: .venv/.dev
+	$(bin)/python .ci/docs.py
+readme: .venv/.dev
+	$(bin)/python .ci/docs.py --readme
+
+# The stamps say what was installed; they are older than a changed fact, and then it is installed again.
+.venv/.user: $(facts) | $(bin)/python
+	$(if $(TORCH_INDEX),$(pip) --no-deps --index-url $(TORCH_INDEX) torch)
+	$(pip) --editable .
+	touch $@
+.venv/.dev: $(facts) | $(bin)/python
+	$(if $(TORCH_INDEX),$(pip) --no-deps --index-url $(TORCH_INDEX) torch)
+	$(pip) --editable '.[dev]'
+	touch $@ .venv/.user
+$(bin)/python:
+	$(PYTHON) -m venv .venv
