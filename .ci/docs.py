@@ -143,7 +143,7 @@ nb_execution_mode = 'off'
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline', 'attrs_block']
 suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type']
 html_theme, html_title, html_css_files, html_static_path = 'sphinx_book_theme', {title!r}, ['styles.css'], ['_static']
-html_copy_source, html_show_sourcelink, html_last_updated_fmt = False, False, ''
+html_copy_source, html_show_sourcelink = False, False
 html_theme_options = dict(repository_url={git_url!r}, use_repository_button=True, use_download_button=False, show_toc_level=2, navbar_persistent=[])
 """
 

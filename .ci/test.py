@@ -40,7 +40,7 @@ def sh(*command, cwd=ROOT, path=(), **env):
     env = {**os.environ, **env}
     if path: env['PYTHONPATH'] = os.pathsep.join(map(str, path))
     res = subprocess.run([str(c) for c in command], cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert res.returncode==0, f"{' '.join(map(str, command))[:200]} exited with {res.returncode}:\n{(res.stdout + res.stderr)[-3000:]}"
+    assert res.returncode==0, f"{' '.join(map(str, command))[:200]} exited with {res.returncode}:\n{(res.stdout + res.stderr)[-8000:]}"
     return res.stdout
 
 
@@ -156,7 +156,7 @@ def commands(site):
 
 def helps(site, command, *path):
     "A command tells what it can do"
-    out = python(f'import sys; sys.argv = [{command!r}, "--help"]; from textseg.cli import {command}; {command}()', cwd=site, path=[*path, site])
+    out = sh(sys.executable, site/'bin'/command, '--help', cwd=site, path=[*path, site])
     assert 'usage:' in out, out
 
 
@@ -181,9 +181,10 @@ def main():
         check('all modules import from the wheel', imports, site, '1')
         check('console commands exist', commands, site)
         check('a command has --help', helps, site, 'textseg_demo')
-        check('fastcore 2 installs', install_fastcore2, two)
-        check('all modules import under fastcore 2', imports, site, '2', two)
-        check('a command has --help under fastcore 2', helps, site, 'textseg_demo', two)
+        if sys.version_info >= (3, 11):  # so says fastcore 2
+            check('fastcore 2 installs', install_fastcore2, two)
+            check('all modules import under fastcore 2', imports, site, '2', two)
+            check('a command has --help under fastcore 2', helps, site, 'textseg_demo', two)
     failed = results.count(False)
     print(f'{len(results)-failed} passed, {failed} failed', flush=True)
     sys.exit(bool(failed))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from .core import DataError
 
 # %% auto #0
-__all__ = ['to_rgb', 'open_photo', 'open_ids', 'stored_size', 'inside']
+__all__ = ['to_rgb', 'open_photo', 'open_ids', 'stored_size']
 
 # %% ../nbs/09_photo.ipynb #507cfe1f
 def _to_8_bit(image):
@@ -97,20 +97,3 @@ def stored_size(
     Raises `DataError` if the file is missing, or its header is damaged.
     """
     with _reading(path), Image.open(path) as image: return image.size
-
-# %% ../nbs/09_photo.ipynb #71c4f9a9
-def inside(
-    folder:str|Path,  # where the file must lie
-    name:str,         # file name found in a data file, relative, may have subfolders
-)->Path:              # `folder/name`
-    """Join a file name that came with the data to its folder.
-
-    Raises `DataError` if the name is empty or no text, or leads out of the folder.
-    """
-    if not isinstance(name, str) or not name or '\0' in name:
-        raise DataError(f"a file name must be text, got {name!r}; repair the entry")
-    if '..' in name or ':' in name or name[0] in '/\\':  # a quick look first: data sets have 100,000 names
-        parts = PureWindowsPath(name)                    # knows both kinds of slashes, and drives
-        if parts.drive or parts.root or '..' in parts.parts:
-            raise DataError(f"the file name '{name}' leads out of its folder {folder}; name a file inside it")
-    return Path(folder)/name

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'tiny_tokenizer', 'tiny_vae', 'tiny_text_encoder', 'tiny_unet', 'tiny_scheduler', 'on_cpu', 'PaintedScenes',
-           'PictureCodec', 'CaptionedLatents', 'TextToImage', 'encode_both_ways', 'make_vae', 'make_generator']
+           'PictureCodec', 'PictureDecoder', 'CaptionedLatents', 'TextToImage', 'encode_both_ways', 'make_vae',
+           'make_generator']
 
 # %% ../nbs/24_tiny.ipynb #23fac345
 from collections.abc import Sequence
@@ -147,6 +148,29 @@ class PictureCodec:
         error = rebuilt - batch
         return error.abs().mean() + error.square().mean() + self.pull*pull
 
+# %% ../nbs/24_tiny.ipynb #eae64d1d
+class _Decoder(nn.Module):
+    "The decoding half of a VAE"
+    def __init__(self, vae):
+        super().__init__()
+        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
+
+    def forward(self, latents): return self.decoder(self.post_quant_conv(latents))
+
+# %% ../nbs/24_tiny.ipynb #632f1552
+@dataclass
+class PictureDecoder:
+    "Teach the decoder of a VAE alone"
+    vae:AutoencoderKL   # its encoder is fixed
+
+    def __post_init__(self): self.model = _Decoder(self.vae)
+
+    def loss(self, batch:Tensor, generator:torch.Generator)->Tensor:
+        "Absolute plus squared difference of pictures `(B, 3, S, S)`; nothing is drawn from `generator`"
+        with torch.no_grad(): latents = self.vae.encode(batch).latent_dist.mode()
+        error = self.model(latents).float() - batch
+        return error.abs().mean() + error.square().mean()
+
 # %% ../nbs/24_tiny.ipynb #c40f3e14
 class CaptionedLatents(Dataset):
     "Latents and captions for the generator; item `(epoch, index)`"
@@ -217,7 +241,8 @@ def encode_both_ways(
 def make_vae(
     out:str|Path,          # folder of the run
     n:int=8000,            # scenes to learn from
-    steps:int=2400,        # updates
+    steps:int=2400,        # updates of encoder and decoder
+    decoder_steps:int=3000,  # updates of the decoder alone
     seed:int=0,            # decides everything
     size:int=64,           # side of the scenes, pixels
     workers:int=1,         # processes that draw
@@ -230,6 +255,8 @@ def make_vae(
     scenes = [s for s,_ in draw_scenes(n, seed, 'vae', size, objects=(1, 4), workers=workers)]
     train(codec, PaintedScenes(scenes, seed), out, steps, batch_size=16, lr=2e-3, lr_schedule=cosine(100), betas=(.9, .99), seed=seed,
           precision='bf16', quiet=quiet)
+    train(PictureDecoder(codec.vae), PaintedScenes(scenes, seed+1), Path(out)/'decoder', decoder_steps, batch_size=16, lr=1e-3, lr_schedule=cosine(100), betas=(.9, .99),
+          seed=seed, precision='bf16', quiet=quiet)
     codec.vae.register_to_config(scaling_factor=1.)
     std = encode_both_ways(codec.vae, [s.image for s in scenes[:512]]).float().std()
     codec.vae.register_to_config(scaling_factor=round(1/float(std), 4))
