@@ -7,63 +7,23 @@ from __future__ import annotations
 
 import os, reprlib
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable
-from copy import copy
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from .cocofile import inside, leave_out, read_categories, read_json, read_table, union
 from .core import Box, DataError, did_you_mean
 from .photo import open_ids, stored_size
+from .source import ARTICLE_CATEGORIES, Annotation, BaseSource, Count, Photo, Source, box_slices, category_histogram, select
 
 # %% auto #0
-__all__ = ['KINDS', 'ARTICLE_CATEGORIES', 'Photo', 'Annotation', 'Source', 'CocoInstances', 'CocoPanoptic', 'LabelMaps',
-           'open_source', 'select', 'Count', 'category_histogram']
+__all__ = ['KINDS', 'CocoInstances', 'CocoPanoptic', 'LabelMaps', 'open_source', 'Photo', 'Annotation', 'Source', 'Count',
+           'ARTICLE_CATEGORIES', 'select', 'category_histogram']
 
 # %% ../nbs/11_coco.ipynb #47cc453a
-class Photo(NamedTuple):
-    "Where a photo is and how large: known without opening it"
-    id:int      # its id in the source
-    path:Path   # the file
-    width:int   # pixels, as the annotations count them
-    height:int  # pixels
+_all_ = ['Photo', 'Annotation', 'Source', 'Count', 'ARTICLE_CATEGORIES', 'select', 'category_histogram']  # so that one import is enough
 
-class Annotation(NamedTuple):
-    "One object, or one crowd of them, without its outline"
-    id:int           # its id in the source; in panoptic data and label maps unique within the photo only
-    image_id:int     # the photo
-    category_id:int  # what it is
-    box:Box          # around it, pixels in the frame of the photo, inside the photo
-    area:float       # pixels, as the file says
-    crowd:bool       # a region of many, not told apart: not an instance
-
-# %% ../nbs/11_coco.ipynb #d20fc0c7
-@runtime_checkable
-class Source(Protocol):
-    "A data set that answers where a category is"
-    root:Path                          # its folder
-    categories:dict[int, str]          # id -> name
-    names:dict[str, tuple[int, ...]]   # a text -> ids of the categories it stands for
-    unseen:tuple[str, ...]             # those of `names` that are held out from training
-    image_ids:list[int]                # the photos
-    skipped:dict[str, int]             # reason -> how many were left out for it
-
-    def photo(self, image_id:int)->Photo:
-        "The path and size of a photo"
-        ...
-
-    def annotations(self, image_id:int)->list[Annotation]:
-        "The objects and crowds of a photo whose category is in `categories`"
-        ...
-
-    def category_mask(self, image_id:int, category_ids:Iterable[int], box:Box|None=None)->tuple[np.ndarray, np.ndarray]:
-        "Where these categories are, and which pixels to ignore: two `(H, W)` bool arrays, of the whole photo or inside `box`"
-        ...
-
-# %% ../nbs/11_coco.ipynb #279c153b
 def _first(root, what, places):
     "The first of `places` below `root` that exists"
     for place in places:
@@ -83,52 +43,13 @@ def _map_folders(split): return [p for s in _splits(split) for p in (f'annotatio
 
 def _label_folders(split): return [f'{s}annot' for s in _splits(split)]
 
-def _window(box, width, height):
-    "Rows and columns of `box` as slices; a crop that left the photo would shift the mask, so it is refused"
-    if box is None: return slice(0, height), slice(0, width)
-    x0, y0, x1, y1 = map(int, box)
-    if (x0, y0, x1, y1)!=tuple(box) or not (0<=x0<x1<=width and 0<=y0<y1<=height):
-        raise ValueError(f"{box} must have whole pixels and lie in the {width}x{height} photo; round and clip it first")
-    return slice(y0, y1), slice(x0, x1)
-
-class _Source:
-    "What all sources share: names, and the word about what was left out"
-    def _set_names(self, path, categories, names=None):
-        "Names from the file's own list, or else from the categories; two categories of one name become one name with two ids"
-        self.categories, self.names = categories, {}
-        if names is None:
-            for i, name in categories.items(): self.names[name] = (*self.names.get(name, ()), i)
-        for entry in names or []:
-            try:
-                name, ids = entry['name'], tuple(entry['category_ids'])
-                known = bool(ids) and set(ids)<=categories.keys()
-            except (KeyError, TypeError): known = False
-            if not known or not isinstance(name, str) or not name or name in self.names:
-                raise DataError(f"{path}: each of 'names' needs a name of its own and known category_ids, got {reprlib.repr(entry)}")
-            self.names[name] = ids
-        self.unseen = tuple(entry['name'] for entry in names or [] if entry.get('unseen'))
-
-    def _known(self, category_ids):
-        "`category_ids` as a list, each of them in this source"
-        ids = [int(i) for i in category_ids]
-        for i in ids:
-            if i not in self.categories: raise DataError(f"category {i} is not in {self.root}; its ids are {reprlib.repr(sorted(self.categories))}")
-        return ids
-
-    def report(self)->str:  # one sentence
-        "Say what is in the source and what was left out of it"
-        left = ', '.join(f'{n} x {reason}' for reason, n in self.skipped.items()) or 'nothing'
-        return f"{self.root.name}: {len(self.image_ids)} photos, {len(self.categories)} categories, {len(self.names)} names; left out: {left}"
-
-    __repr__ = report
-
 # %% ../nbs/11_coco.ipynb #d8e466ee
 def _missing(folder, names):
     "Those of `names` that are no files in `folder`: one listing per folder is faster than 100,000 questions"
     listed = {d: set(os.listdir(folder/d)) if (folder/d).is_dir() else set() for d in {os.path.dirname(n) for n in names}}
     return {n for n in names if os.path.basename(n) not in listed[os.path.dirname(n)]}
 
-class _Coco(_Source):
+class _Coco(BaseSource):
     "What instances and panoptic share: a table, and answers from it"
     def _open(self, root, path, photos, data, outlined, skip_bad):
         self.root, self.path, self.skip_bad = Path(root), path, skip_bad
@@ -144,14 +65,18 @@ class _Coco(_Source):
         gone = {i: f for i, f in zip(self._table.image_ids.tolist(), files) if f in missing and i in listed}
         self.skipped += leave_out(self.path, {f'photo {i} ({f})': reason for i, f in gone.items()}, self.skip_bad)
         self.image_ids = [i for i in self.image_ids if i not in gone]
-        if not self.image_ids: raise DataError(f"{self.path} names {len(files)} photos, but {folder} has none of their files; move them there")
+        if not self.image_ids: raise DataError(f"{self.path} names {len(files)} photos, but {folder} has no file of theirs; move them there")
 
-    def photo(self, image_id:int)->Photo:
+    def photo(self,
+        image_id:int,  # an id of this source
+    )->Photo:          # path and size
         "The path and size of a photo; `DataError` if the id is unknown"
         i = self._table.index(image_id)
         return Photo(int(image_id), self._folder/self._table.files[i], *self._table.sizes[i].tolist())
 
-    def annotations(self, image_id:int)->list[Annotation]:
+    def annotations(self,
+        image_id:int,       # an id of this source
+    )->list[Annotation]:    # those whose category is in the source
         "The objects and crowds of a photo, in the order of the file"
         t, rows = self._table, self._table.rows(image_id)
         columns = (t.ids, t.category_ids, t.boxes, t.areas, t.crowd)
@@ -182,9 +107,10 @@ class CocoInstances(_Coco):
         Raises `DataError` if the photo or a category is unknown, `ValueError` if the box leaves the photo.
         """
         photo, t = self.photo(image_id), self._table
-        window, rows = _window(box, photo.width, photo.height), t.rows(image_id)
+        window, rows = box_slices(box, photo.width, photo.height), t.rows(image_id)
         wanted = np.isin(t.category_ids[rows], self._known(category_ids))
-        def draw(which): return union([t.outlines[rows.start+i] for i in np.flatnonzero(which)], photo.width, photo.height, window)
+        def draw(which):
+            return union([t.outlines[rows.start+i] for i in np.flatnonzero(which)], photo.width, photo.height, window)
         mask = draw(wanted & ~t.crowd[rows])
         return mask, draw(wanted & t.crowd[rows]) & ~mask
 
@@ -198,10 +124,12 @@ def _segments(path, entries):
     "The segments of all photos as flat rows, and the PNG name of each photo"
     maps, rows = {}, []
     for entry in entries:
-        try: image_id, name, segments = int(entry['image_id']), entry['file_name'], [dict(s, image_id=entry['image_id']) for s in entry['segments_info']]
+        try:
+            image_id, name = int(entry['image_id']), entry['file_name']
+            segments = [dict(s, image_id=image_id) for s in entry['segments_info']]
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path} needs image_id, file_name and segments_info in each annotation, but one is {reprlib.repr(entry)}; "
-                            "repair it, or open it as instances") from error
+            raise DataError(f"{path} needs image_id, file_name and segments_info in each annotation, "
+                            f"but one is {reprlib.repr(entry)}; repair it, or open it as instances") from error
         if image_id in maps: raise DataError(f"{path} has two segment maps for photo {image_id}; keep one")
         maps[image_id] = name
         rows += segments
@@ -236,16 +164,19 @@ class CocoPanoptic(_Coco):
         Raises `DataError` if the PNG is broken, of another size, or holds ids that the JSON does not know (void with `skip_bad`).
         """
         photo, t = self.photo(image_id), self._table
-        path, rows = self._maps/self._files[t.index(image_id)], t.rows(image_id)
+        path, rows = inside(self._maps, self._files[t.index(image_id)]), t.rows(image_id)
         ids = open_ids(path)
-        if ids.shape!=(photo.height, photo.width): raise DataError(
-            f"{path} is {ids.shape[1]}x{ids.shape[0]}, but the photo is {photo.width}x{photo.height}; they belong to different versions")
+        if ids.shape!=(photo.height, photo.width):
+            raise DataError(f"{path} is {ids.shape[1]}x{ids.shape[0]}, but the photo is {photo.width}x{photo.height}; "
+                            "they belong to different versions")
         strange = np.setdiff1d(_distinct(ids), [0, *t.ids[rows]])
-        if len(strange) and not self.skip_bad: raise DataError(
-            f"{path} holds the segment id {strange[0]}, which {self.path} does not know; repair it, or open with skip_bad=True to ignore its pixels")
+        if len(strange) and not self.skip_bad:
+            raise DataError(f"{path} holds the segment id {strange[0]}, which {self.path} does not know; "
+                            "repair it, or open with skip_bad=True to ignore its pixels")
         if len(strange): ids[np.isin(ids, strange)] = 0
         columns = zip(*(column[rows].tolist() for column in (t.ids, t.category_ids, t.areas, t.crowd)))
-        return ids, [dict(id=i, category_id=c, area=area, iscrowd=int(crowd), isthing=int(c in self.things)) for i, c, area, crowd in columns]
+        return ids, [dict(id=i, category_id=c, area=area, iscrowd=int(crowd), isthing=int(c in self.things))
+                     for i, c, area, crowd in columns]
 
     def category_mask(self,
         image_id:int,                # the photo
@@ -257,7 +188,7 @@ class CocoPanoptic(_Coco):
         Raises `DataError` if the photo or a category is unknown, `ValueError` if the box leaves the photo.
         """
         wanted, (ids, segments) = self._known(category_ids), self.segment_map(image_id)
-        ids = ids[_window(box, *ids.shape[::-1])]
+        ids = ids[box_slices(box, *ids.shape[::-1])]
         own = {crowd: [s['id'] for s in segments if s['category_id'] in wanted and s['iscrowd']==crowd] for crowd in (0, 1)}
         return np.isin(ids, own[0]), np.isin(ids, [0, *own[1]])
 
@@ -267,7 +198,7 @@ _UNLABELLED = {'unlabelled', 'unlabeled', 'void', 'ignore', 'ignored'}
 def _class_names(path):
     try: lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').rstrip().splitlines()]
     except ValueError as error: raise DataError(f"{path} is no UTF-8 text ({error}); save it as such") from error
-    if not lines or not all(lines): raise DataError(f"{path}: a line is empty; each line names the class of its number, counted from 0")
+    if not lines or not all(lines): raise DataError(f"{path}: a line is empty; line n, counted from 0, must name class n")
     return lines
 
 def _region(mask, image_id, category_id):
@@ -276,7 +207,7 @@ def _region(mask, image_id, category_id):
     box = Box(*(int(v) for v in (columns[0], rows[0], columns[-1]+1, rows[-1]+1)))
     return Annotation(category_id, image_id, category_id, box, float(mask.sum()), crowd=False)
 
-class LabelMaps(_Source):
+class LabelMaps(BaseSource):
     "Photos in `train/`, PNG files of class ids in `trainannot/`, names in `classes.txt`: the line, counted from 0, is the id"
     def __init__(self,
         root:str|Path,        # the data folder
@@ -291,17 +222,20 @@ class LabelMaps(_Source):
         self._values = [*range(len(lines)), 255]
         self._set_names(self.path, {i: name for i, name in enumerate(lines) if i not in self._ignored})
 
-        have = [{p.stem: p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0]!='.'} for folder in (photos, maps)]
-        self.skipped = leave_out(self.root, {f'{photos.name}/{s}': 'photo or label map without the other' for s in sorted(have[0].keys() ^ have[1].keys())}, skip_bad)
-        self._files = [(have[0][s], have[1][s]) for s in sorted(have[0].keys() & have[1].keys())]
-        if not self._files: raise DataError(f"{photos} and {maps} share no file names; a photo and its label map must be called the same")
+        left, right = ({p.stem: p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0]!='.'} for folder in (photos, maps))
+        alone = {f'{photos.name}/{s}': 'photo or label map without the other' for s in sorted(left.keys() ^ right.keys())}
+        self.skipped = leave_out(self.root, alone, skip_bad)
+        self._files = [(left[s], right[s]) for s in sorted(left.keys() & right.keys())]
+        if not self._files: raise DataError(f"{photos} and {maps} share no file names; a photo and its map must be called the same")
         self.image_ids, self._regions = list(range(len(self._files))), {}
 
     def _paths(self, image_id):
         if 0<=image_id<len(self._files): return self._files[image_id]
         raise DataError(f"there is no photo with the id {image_id} in {self.root}; ids are 0 to {len(self._files)-1}")
 
-    def photo(self, image_id:int)->Photo:
+    def photo(self,
+        image_id:int,  # an id of this source
+    )->Photo:          # path and size
         "The path and size of a photo; the size is that of its label map"
         photo, labels = self._paths(image_id)
         return Photo(int(image_id), photo, *stored_size(labels))
@@ -316,14 +250,17 @@ class LabelMaps(_Source):
         path = self._paths(image_id)[1]
         labels = open_ids(path)
         strange = np.setdiff1d(_distinct(labels), self._values)
-        if len(strange): raise DataError(f"{path} holds the value {strange[0]}, which is no line of {self.path}; add its name there")
+        if len(strange): raise DataError(f"{path} holds the value {strange[0]}, which is no line of {self.path}; name it there")
         return labels
 
-    def annotations(self, image_id:int)->list[Annotation]:
+    def annotations(self,
+        image_id:int,       # an id of this source
+    )->list[Annotation]:    # those whose category is in the source
         "One annotation for each category in a photo; the map is opened once and its boxes are remembered"
         if image_id not in self._regions:
             labels = self.label_map(image_id)
-            self._regions[image_id] = [_region(labels==c, int(image_id), c) for c in _distinct(labels).tolist() if c not in self._ignored]
+            present = [c for c in _distinct(labels).tolist() if c not in self._ignored]
+            self._regions[image_id] = [_region(labels==c, int(image_id), c) for c in present]
         return [a for a in self._regions[image_id] if a.category_id in self.categories]
 
     def category_mask(self,
@@ -336,7 +273,7 @@ class LabelMaps(_Source):
         Raises `DataError` if the photo or a category is unknown, `ValueError` if the box leaves the photo.
         """
         wanted, labels = self._known(category_ids), self.label_map(image_id)
-        labels = labels[_window(box, *labels.shape[::-1])]
+        labels = labels[box_slices(box, *labels.shape[::-1])]
         return np.isin(labels, wanted), np.isin(labels, self._ignored)
 
 # %% ../nbs/11_coco.ipynb #6842b248
@@ -352,61 +289,10 @@ def open_source(
 
     Raises `DataError` if there is no data for the split, `ValueError` if the kind is unknown.
     """
-    if kind is not None and kind not in KINDS: raise ValueError(f"there is no kind of data called '{kind}'; {did_you_mean(kind, KINDS)}")
-    marks = {'instances': _json_files('instances', split), 'panoptic': _json_files('panoptic', split), 'labels': _label_folders(split)}
+    if kind not in (None, *KINDS): raise ValueError(f"there is no kind of data called '{kind}'; {did_you_mean(kind, KINDS)}")
+    marks = {name: _json_files(name, split) for name in ('instances', 'panoptic')} | {'labels': _label_folders(split)}
     tried = [kind] if kind else list(KINDS)
     for name in tried:
         if any((Path(root)/mark).exists() for mark in marks[name]): return KINDS[name](root, split, skip_bad=skip_bad)
-    raise DataError(f"{root} holds no data for the split '{split}': looked for {', '.join(m for name in tried for m in marks[name])}")
-
-# %% ../nbs/11_coco.ipynb #d2e72c39
-# the classes of the article's last run: Cuenca 2025, "cocogold"
-ARTICLE_CATEGORIES = ('car', 'dining table', 'chair', 'train', 'airplane', 'giraffe', 'clock', 'toilet', 'bed', 'bird', 'truck', 'cat',
-                      'horse', 'dog')
-
-def select(
-    source:Source,                  # any of the three kinds
-    min_side:int=0,                 # shortest side a photo may have, pixels; the article takes 300
-    names:Iterable[str]|None=None,  # names that may be asked for; None: all
-)->Source:                          # of the same kind, with fewer photos, names and categories; `skipped` counts the photos
-    """Keep photos that are large enough and hold an instance of the chosen names.
-
-    Raises `DataError` if a name is unknown or no photo is left.
-    """
-    chosen = copy(source)
-    chosen.skipped, chosen.image_ids = Counter(source.skipped), []
-    if names is not None:
-        names = [names] if isinstance(names, str) else list(names)
-        for name in names:
-            if name not in source.names: raise DataError(f"'{name}' is not in {source.root}; {did_you_mean(name, source.names)}")
-        chosen.names = {name: source.names[name] for name in names}
-        kept = {i for ids in chosen.names.values() for i in ids}
-        chosen.categories = {i: name for i, name in source.categories.items() if i in kept}
-        chosen.unseen = tuple(name for name in source.unseen if name in chosen.names)
-    for image_id in source.image_ids:
-        photo = source.photo(image_id)
-        if min(photo.width, photo.height)<min_side: chosen.skipped[f'photo below {min_side} pixels'] += 1
-        elif names is not None and all(a.crowd for a in chosen.annotations(image_id)): chosen.skipped['photo without a chosen name'] += 1
-        else: chosen.image_ids.append(image_id)
-    if not chosen.image_ids: raise DataError(f"no photo of {source.root} is left: {chosen.report()}; ask for less")
-    return chosen
-
-# %% ../nbs/11_coco.ipynb #f770846a
-class Count(NamedTuple):
-    "How often a name occurs"
-    instances:int  # annotations that are no crowds
-    photos:int     # photos with at least one of these
-
-def category_histogram(
-    source:Source,       # any of the three kinds
-)->dict[str, Count]:     # name -> how often, most instances first; names that never occur have zeros
-    "Count the instances and photos of each name"
-    names_of = defaultdict(list)
-    for name, ids in source.names.items():
-        for i in ids: names_of[i].append(name)
-    instances, photos = Counter(), Counter()
-    for image_id in source.image_ids:
-        here = Counter(name for a in source.annotations(image_id) if not a.crowd for name in names_of[a.category_id])
-        instances += here
-        photos.update(here.keys())
-    return {name: Count(instances[name], photos[name]) for name in sorted(source.names, key=lambda name: -instances[name])}
+    places = ', '.join(mark for name in tried for mark in marks[name])
+    raise DataError(f"{root} holds no data for the split '{split}': looked for {places}")

@@ -29,7 +29,7 @@ def inside(
     Raises `DataError` if the name is empty or no text, or leads out of the folder.
     """
     if not isinstance(name, str) or not name or '\0' in name:
-        raise DataError(f"a file name must be text, got {name!r}; repair the entry")
+        raise DataError(f"names of files in {folder} must be text, got {name!r}; repair the entry")
     if '..' in name or ':' in name or name[0] in '/\\':  # a quick look first: data sets have 100,000 names
         parts = PureWindowsPath(name)                    # knows both kinds of slashes, and drives
         if parts.drive or parts.root or '..' in parts.parts:
@@ -64,13 +64,16 @@ def union(
     "Draw the pixels that are in any of the outlines, with the rounding of pycocotools"
     rows, columns = window or (slice(0, height), slice(0, width))
     if not outlines: return np.zeros((rows.stop-rows.start, columns.stop-columns.start), bool)
-    packed = [[o] if isinstance(o, dict) and not isinstance(o['counts'], list) else rle.frPyObjects(o, height, width) for o in outlines]
-    runs = [r for p in packed for r in (p if isinstance(p, list) else [p])]
+    def runs_of(outline):
+        if isinstance(outline, dict) and not isinstance(outline['counts'], list): return [outline]  # packed already
+        runs = rle.frPyObjects(outline, height, width)
+        return runs if isinstance(runs, list) else [runs]
+    runs = [r for outline in outlines for r in runs_of(outline)]
     return np.ascontiguousarray(rle.decode(rle.merge(runs))[rows, columns], dtype=bool)
 
 # %% ../nbs/08_cocofile.ipynb #b182fcd4
 def _counts(packed):
-    "Run lengths of a packed RLE: 5 bits a character, lowest first, a flag for 'goes on'; from the fourth, differences to the last but one"
+    "Run lengths of a packed RLE: 5 bits a character, lowest first; from the fourth on, differences to the last but one"
     code = np.frombuffer(packed.encode() if isinstance(packed, str) else packed, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(code<32)
     if not len(code) or code.min()<0 or code.max()>63 or code[-1]>=32: raise ValueError("no packed RLE")
@@ -92,6 +95,7 @@ def outline_fault(
     try:
         if isinstance(outline, dict):
             runs = np.array(outline['counts']) if isinstance(outline['counts'], list) else _counts(outline['counts'])
+            if runs.ndim!=1 or runs.dtype.kind!='i': raise ValueError("run lengths are whole numbers")
             fits = list(outline['size'])==[height, width] and runs.min()>=0 and runs.sum()==height*width
             return None if fits else 'RLE of another size than its photo'
         far = 2*(width+height)  # pycocotools walks along every edge, however long
@@ -115,13 +119,17 @@ class Table(NamedTuple):
     crowd:np.ndarray         # (N,) bool, False where the file says nothing
     outlines:list            # N COCO `segmentation` objects; empty for panoptic files
 
-    def index(self, image_id:int)->int:
+    def index(self,
+        image_id:int,  # the photo
+    )->int:            # in [0, M)
         "Place of a photo in the columns of photos; `DataError` if it is not there"
         i = int(np.searchsorted(self.image_ids, image_id))
         if i<len(self.image_ids) and self.image_ids[i]==image_id: return i
         raise DataError(f"there is no photo with the id {image_id}; ids are {reprlib.repr(self.image_ids.tolist())}")
 
-    def rows(self, image_id:int)->slice:
+    def rows(self,
+        image_id:int,  # the photo
+    )->slice:          # of N, empty where the photo has none
         "Where the annotations of a photo are in the columns of annotations"
         return slice(*np.searchsorted(self.owners, [image_id, image_id+1]).tolist())
 
@@ -137,7 +145,8 @@ def _column(path, rows, key, dtype=np.int64, shape=(), default=None):
         return np.array(values, dtype).reshape(len(rows), *shape)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         row = next((row for row in rows if not _usable(row, key, dtype, shape)), None)
-        raise DataError(f"{path} needs a usable '{key}' in each entry of the list, but one is {reprlib.repr(row)}; repair it") from error
+        raise DataError(f"{path} needs a usable '{key}' in each entry of the list, but one is {reprlib.repr(row)}; "
+                        "repair it") from error
 
 def _repeats(values):
     "Which values stood in the array before, `(N,)` bool"
@@ -158,7 +167,8 @@ def leave_out(
     """
     if faults and not skip_bad:
         what, reason = next(iter(faults.items()))
-        raise DataError(f"{path}: {what}: {reason}; repair it, or open with skip_bad=True to leave such out and have them counted")
+        raise DataError(f"{path}: {what}: {reason}; repair it, or open with skip_bad=True "
+                        "to leave such out and have them counted")
     return Counter(faults.values())
 
 # %% ../nbs/08_cocofile.ipynb #da688bfd
@@ -173,7 +183,8 @@ def read_categories(
     ids, names = _column(path, rows, 'id'), [row.get('name') for row in rows]
     if _repeats(ids).any(): raise DataError(f"{path} gives the id {ids[_repeats(ids)][0]} to two categories; renumber one")
     for i, name in zip(ids, names):
-        if not isinstance(name, str) or not name: raise DataError(f"{path} gives category {i} the name {name!r}; a name must be text")
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{path} gives category {i} the name {name!r}; a name must be text")
     return dict(zip(ids.tolist(), names))
 
 # %% ../nbs/08_cocofile.ipynb #334dd532
@@ -185,7 +196,8 @@ def _photo_columns(path, images, folder):
     order = np.argsort(ids)
     images = [images[i] for i in order]
     sizes = np.stack([_column(path, images, 'width'), _column(path, images, 'height')], axis=1)
-    if sizes.min()<1: raise DataError(f"{path}: photo {ids[order][sizes.min(axis=1)<1][0]} has no width or no height; repair its size")
+    flat = ids[order][sizes.min(axis=1)<1]
+    if len(flat): raise DataError(f"{path}: photo {flat[0]} has no width or no height; repair its size")
     files = [image.get('file_name') for image in images]
     for name in files: inside(folder, name)
     return ids[order], sizes, files
@@ -196,9 +208,8 @@ def _annotation_columns(path, rows, outlined):
     order = np.argsort(owners, kind='stable')
     rows = [rows[i] for i in order]
     x, y, w, h = _column(path, rows, 'bbox', np.float64, (4,)).T
-    areas = _column(path, rows, 'area', np.float64, default=np.nan)
     return dict(owners=owners[order], ids=_column(path, rows, 'id'), category_ids=_column(path, rows, 'category_id'),
-                boxes=np.stack([x, y, x+w, y+h], axis=1), areas=np.where(np.isnan(areas), w*h, areas),
+                boxes=np.stack([x, y, x+w, y+h], axis=1), areas=_column(path, rows, 'area', np.float64, default=np.nan),
                 crowd=_column(path, rows, 'iscrowd', default=0)!=0,
                 outlines=[row.get('segmentation') for row in rows] if outlined else [])
 
@@ -244,4 +255,5 @@ def read_table(
     for r in hidden:
         x0, y0, x1, y1 = inner[r].tolist()
         table.crowd[r], table.outlines[r] = True, [[x0, y0, x1, y0, x1, y1, x0, y1]]
-    return _take(table._replace(boxes=inner), np.setdiff1d(np.arange(len(photo)), list(useless))), skipped
+    areas = np.where(np.isnan(table.areas), (inner[:, 2]-inner[:, 0])*(inner[:, 3]-inner[:, 1]), table.areas)
+    return _take(table._replace(boxes=inner, areas=areas), np.setdiff1d(np.arange(len(photo)), list(useless))), skipped

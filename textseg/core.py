@@ -94,9 +94,9 @@ def rng_for(
 
 # %% ../nbs/00_core.ipynb #5d09721a
 def generator_for(
-    *key:int|str,       # what the randomness is for, such as `seed, step`
-    device:str='cpu',   # where the numbers are drawn
-)->torch.Generator:     # torch's generator, fresh
+    *key:int|str,      # what the randomness is for, such as `seed, step`
+    device:str='cpu',  # where the numbers are drawn
+)->torch.Generator:    # torch's generator, fresh
     "Make the torch generator that belongs to a key"
     import torch
     return torch.Generator(device).manual_seed(key_seed(*key))

@@ -26,16 +26,16 @@ class Names:
     "Which names may be asked of which photo, and which are absent from it"
     def __init__(
         self,
-        source:Source,                      # photos and categories
-        names:Collection[str]|None=None,    # names that may be asked; all that aren't held out when None
-        held_out:Collection[str]|None=None, # names whose objects must not be painted; the source's unseen ones when None
+        source:Source,                       # photos and categories
+        names:Collection[str]|None=None,     # names that may be asked; all that aren't held out when None
+        held_out:Collection[str]|None=None,  # names whose objects must not be painted; the source's unseen ones when None
     ):
         unknown = [n for n in [*(names or ()), *(held_out or ())] if n not in source.names]
         if unknown: raise DataError(f"no category is called '{unknown[0]}': {did_you_mean(unknown[0], source.names)}")
-        held = set(source.unseen if held_out is None else held_out) - set(names or ())
+        held = set(source.unseen if held_out is None else held_out) - set(names or ())   # naming a name allows it
         self.categories = {n:frozenset(source.names[n]) for n in (names or source.names) if n not in held}
         self.never = frozenset(c for n in held for c in source.names[n])
-        self.source, self._of_category = source, {}
+        self.source, self._of_category = source, {}    # category to names, as most photos have few of many categories
         for n,cs in self.categories.items():
             for c in cs: self._of_category.setdefault(c, []).append(n)
 
@@ -58,14 +58,14 @@ class Names:
 
 # %% ../nbs/20_data.ipynb #73b963ca
 def make_example(
-    source:Source,     # where the photo is
-    image_id:int,      # which photo
-    name:str,          # a name of the source
-    crop:Box,          # square to cut, whole pixels of the photo's frame
-    size:int,          # side of the example, pixels
-    text:str|None=None,   # how the name is said; the name itself when None
-    flip:bool=False,   # mirror left and right
-)->Example:            # all that later stages need
+    source:Source,       # where the photo is
+    image_id:int,        # which photo
+    name:str,            # a name of the source
+    crop:Box,            # square to cut, whole pixels of the photo's frame
+    size:int,            # side of the example, pixels
+    text:str|None=None,  # how the name is said; the name itself when None
+    flip:bool=False,     # mirror left and right
+)->Example:              # all that later stages need
     "Decode a photo once, cut image and mask alike, and put them into an example"
     photo, categories = source.photo(image_id), source.names[name]
     image = cut_image(open_photo(photo.path, (photo.width, photo.height)), crop, size)
@@ -73,32 +73,36 @@ def make_example(
     mask, ignore = (cut_mask(m, here, size) for m in source.category_mask(image_id, categories, crop))
     if flip: image, mask, ignore = image[:, ::-1], mask[:, ::-1], ignore[:, ::-1]
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()/127.5 - 1
-    return Example(tensor, torch.from_numpy(mask.copy()), torch.from_numpy(ignore.copy()), text or name, image_id, categories[0], crop)
+    mask, ignore = (torch.from_numpy(m.copy()) for m in (mask, ignore))     # torch can't hold a mirrored view
+    return Example(tensor, mask, ignore, text or name, image_id, categories[0], crop)
 
 # %% ../nbs/20_data.ipynb #5dc9bae6
 class TextSegmentation(Dataset):
     "Examples from a source; item `(epoch, index)` depends on the seed and nothing else"
     def __init__(
         self,
-        source:Source,           # photos, categories, masks
-        size:int=512,            # side of the examples, pixels
-        seed:int=0,              # decides every choice, together with `(epoch, index)`
-        names:Collection[str]|None=None,  # names to ask for; all that aren't held out when None
-        absent:float=0.,         # chance to ask for a name that is not in the photo
-        balanced:bool=False,     # ask for each name equally often
-        flip:float=.5,           # chance to mirror the example
-        crop:Callable=choose_crop,  # `(boxes, width, height, rng) -> (square, index)`
-        templates:Sequence[str]=('{}',),  # how a name is said; see `prompt_for`
+        source:Source,                                   # photos, categories, masks
+        size:int=512,                                    # side of the examples, pixels
+        seed:int=0,                                      # decides every choice, together with `(epoch, index)`
+        names:Collection[str]|None=None,                 # names to ask for; all that aren't held out when None
+        absent:float=0.,                                 # chance to ask for a name that is not in the photo
+        balanced:bool=False,                             # ask for each name equally often
+        flip:float=.5,                                   # chance to mirror the example
+        crop:Callable=choose_crop,                       # `(boxes, width, height, rng) -> (square, index)`
+        templates:Sequence[str]=('{}',),                 # how a name is said; see `prompt_for`
         synonyms:Mapping[str, Sequence[str]]|None=None,  # other words for names
     ):
         if not 0<=absent<1: raise ValueError(f"absent is a chance in [0, 1), got {absent}")
-        self.source, self.size, self.seed, self.names, self.absent, self.balanced = source, size, seed, Names(source, names), absent, balanced
-        self.flip, self.crop, self.say = flip, crop, partial(prompt_for, templates=templates, synonyms=synonyms)
+        self.source, self.size, self.seed, self.names = source, size, seed, Names(source, names)
+        self.absent, self.balanced, self.flip, self.crop = absent, balanced, flip, crop
+        self.say = partial(prompt_for, templates=templates, synonyms=synonyms)
         self.photos_with = {}
         for i in source.image_ids:
             for n in self.names.in_photo(i): self.photos_with.setdefault(n, []).append(i)
         self.image_ids = sorted({i for photos in self.photos_with.values() for i in photos})
-        if not self.image_ids: raise DataError(f"no photo of {source.root} has an object with a name that may be asked for: check the split, the names and the filters")
+        if not self.image_ids:
+            raise DataError(f"no photo of {source.root} has an object with a name that may be asked for: "
+                            "check the split, the names and the filters")
 
     def __len__(self)->int:
         "Photos with something to ask for"
@@ -123,7 +127,8 @@ class TextSegmentation(Dataset):
         "A square that shows an object, and the object's name"
         photo, may = self.source.photo(image_id), self.names.in_photo(image_id)
         wanted = {n:self.names.categories[n] for n in ([name] if name else may)}
-        objects = [a for a in self.source.annotations(image_id) if not a.crowd and any(a.category_id in cs for cs in wanted.values())]
+        may_show = frozenset().union(*wanted.values())
+        objects = [a for a in self.source.annotations(image_id) if not a.crowd and a.category_id in may_show]
         crop, chosen = self.crop([a.box for a in objects], photo.width, photo.height, rng)
         return crop, rng.choice([n for n,cs in wanted.items() if objects[chosen].category_id in cs])
 
@@ -136,7 +141,7 @@ class TextSegmentation(Dataset):
 # %% ../nbs/20_data.ipynb #32ecaf95
 def collate(
     examples:Sequence[Example],  # B of them, of one size
-)->dict:                         # `image` `(B, 3, S, S)`, `mask` and `ignore` `(B, S, S)`, and lists `text`, `image_id`, `category_id`, `crop`
+)->dict:                         # `image` `(B, 3, S, S)`, `mask`, `ignore` `(B, S, S)`; lists `text`, `image_id`, `category_id`, `crop`
     "Stack examples into a batch"
     stacked = {k:torch.stack([getattr(e, k) for e in examples]) for k in ('image', 'mask', 'ignore')}
     return stacked | {k:[getattr(e, k) for e in examples] for k in ('text', 'image_id', 'category_id', 'crop')}
@@ -150,11 +155,11 @@ class Pair(NamedTuple):
 
 # %% ../nbs/20_data.ipynb #104a56c9
 def make_pairs(
-    source:Source,              # photos to ask about
+    source:Source,                    # photos to ask about
     names:Collection[str]|None=None,  # names that were trained; all that aren't held out when None
-    absent:int=1,               # absent names to ask for in each photo
-    seed:int=0,                 # decides which absent ones
-)->list[Pair]:                  # in the source's order
+    absent:int=1,                     # absent names to ask for in each photo
+    seed:int=0,                       # decides which absent ones
+)->list[Pair]:                        # in the source's order
     "List every name of every photo, in groups, and a few absent names"
     seen, unseen = Names(source, names), Names(source, source.unseen, held_out=()) if source.unseen else None
     pairs = []
@@ -170,10 +175,10 @@ class FixedPairs(Dataset):
     "The examples of a list of pairs, always the same"
     def __init__(
         self,
-        source:Source,           # photos, categories, masks
-        pairs:Sequence[Pair],    # what to ask
-        size:int=512,            # side of the examples, pixels
-        seed:int=0,              # decides the squares
+        source:Source,         # photos, categories, masks
+        pairs:Sequence[Pair],  # what to ask
+        size:int=512,          # side of the examples, pixels
+        seed:int=0,            # decides the squares
     ): self.source, self.pairs, self.size, self.seed = source, list(pairs), size, seed
 
     def __len__(self)->int:

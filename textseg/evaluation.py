@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -43,25 +44,30 @@ class Row:
         return 'small' if share<.05 else 'large' if share>=.15 else 'medium'
 
 # %% ../nbs/23_evaluation.ipynb #9640e248
+@torch.inference_mode()
+def _masks(predict, batch, to_mask, device, generator):
+    "Masks `(B, S, S)` for the questions of a batch, on the CPU"
+    return to_mask(predict(batch['image'].to(device), batch['text'], generator).float().cpu())
+
 def evaluate(
-    predict:Callable,          # of a segmenter: `(image, text, generator) -> score`
-    data:FixedPairs,           # the questions
-    batch_size:int=32,         # questions at a time
-    to_mask:Callable=clean,    # score map -> mask; see `postprocess`
-    seed:int=0,                # decides the noise; each batch has its own
-    device:str='cpu',          # where the segmenter is
-    workers:int=0,             # processes that load data
-    quiet:bool=False,          # no progress bar
-)->list[Row]:                  # one for each pair, in order
+    predict:Callable,        # of a segmenter: `(image, text, generator) -> score`
+    data:FixedPairs,         # the questions
+    batch_size:int=32,       # questions at a time
+    to_mask:Callable=clean,  # score map -> mask; see `postprocess`
+    seed:int=0,              # decides the noise; each batch has its own
+    device:str='cpu',        # where the segmenter is
+    workers:int=0,           # processes that load data
+    quiet:bool=False,        # no progress bar
+)->list[Row]:                # one for each pair, in order
     "Ask every question and count the answers"
     loader = DataLoader(data, batch_size=batch_size, collate_fn=collate, num_workers=workers)
     rows = []
     for n, batch in enumerate(tqdm(loader, disable=quiet, desc='evaluate')):
-        with torch.inference_mode(): score = predict(batch['image'].to(device), batch['text'], generator_for(seed, 'evaluate', n, device=device))
-        masks = to_mask(score.float().cpu())
+        masks = _masks(predict, batch, to_mask, device, generator_for(seed, 'evaluate', n, device=device))
         for mask, truth, ignore in zip(masks, batch['mask'], batch['ignore']):
             pair = data.pairs[len(rows)]
-            rows.append(Row(pair.image_id, data.source.names[pair.name][0], pair.name, pair.group, count(mask, truth, ignore), int((~ignore).sum())))
+            category = data.source.names[pair.name][0]
+            rows.append(Row(pair.image_id, category, pair.name, pair.group, count(mask, truth, ignore), int((~ignore).sum())))
     return rows
 
 # %% ../nbs/23_evaluation.ipynb #db40af37
@@ -77,8 +83,8 @@ def summary(
     if len(absent)>1: raise ValueError("absent names have no IoU: sum them up apart from the others, or use summaries")
     counts = [r.counts for r in rows]
     if absent.pop():
-        area = [r.counts.predicted/max(r.pixels, 1) for r in rows]
-        return dict(n=len(rows), false_area=float(np.mean(area)), se=standard_error(area), painted=float(np.mean([a>.005 for a in area])))
+        area = np.array([r.counts.predicted/max(r.pixels, 1) for r in rows])
+        return dict(n=len(rows), false_area=float(area.mean()), se=standard_error(area), painted=float((area>.005).mean()))
     ious = [r.iou for r in rows]
     precise = {f'p{round(100*t)}':p for t,p in precision_at(ious).items()}
     return dict(n=len(rows), miou=mean_iou(counts), se=standard_error(ious), ciou=cumulative_iou(counts), **precise)
@@ -115,20 +121,18 @@ def to_json(
 
 # %% ../nbs/23_evaluation.ipynb #8549074d
 def answers(
-    predict:Callable,          # of a segmenter
-    data:FixedPairs,           # the questions
-    which:Sequence[int],       # their indices
-    to_mask:Callable=clean,    # score map -> mask
-    seed:int=0,                # decides the noise
-    device:str='cpu',          # where the segmenter is
-    cell:int=96,               # side of a picture, pixels
-):                             # a picture: a row each of truths and answers
-    "Show questions, truths and answers"
+    predict:Callable,        # of a segmenter
+    data:FixedPairs,         # the questions
+    which:Sequence[int],     # their indices
+    to_mask:Callable=clean,  # score map -> mask
+    seed:int=0,              # decides the noise
+    device:str='cpu',        # where the segmenter is
+    cell:int=96,             # side of a picture, pixels
+)->Image.Image:              # RGB: a row of truths over a row of answers
+    "Draw the truths in a row, and below them the answers, with group and IoU"
     examples = [data[i] for i in which]
     batch = collate(examples)
-    with torch.inference_mode(): score = predict(batch['image'].to(device), batch['text'], generator_for(seed, 'answers', device=device))
-    masks = to_mask(score.float().cpu())
-    named = [f'{data.pairs[i].name}' for i in which]
-    ious = [f'{data.pairs[i].group} {iou(count(m, e.mask, e.ignore)):.2f}' for i,m,e in zip(which, masks, examples)]
+    masks = _masks(predict, batch, to_mask, device, generator_for(seed, 'answers', device=device))
+    told = [f'{data.pairs[i].group} {iou(count(m, e.mask, e.ignore)):.2f}' for i,m,e in zip(which, masks, examples)]
     return grid([[overlay(e.image, e.mask, ignore=e.ignore) for e in examples], [overlay(e.image, m) for e,m in zip(examples, masks)]],
-                captions=[named, ious], cell=cell)
+                captions=[batch['text'], told], cell=cell)

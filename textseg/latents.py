@@ -67,7 +67,7 @@ class TextStates:
     )->Tensor:                # states, `(B, L, D)` float32
         "Encode texts, or remember them"
         new = [t for t in dict.fromkeys(texts) if t not in self.known]
-        if len(self.known)+len(new)>self.keep: self.known, new = {}, list(dict.fromkeys(texts))
+        if len(self.known)+len(new)>self.keep: self.known, new = {}, list(dict.fromkeys(texts))  # full: begin anew
         if new: self.known.update(zip(new, self.text_encoder(self._ids(new).to(self.text_encoder.device))[0].float()))
         return torch.stack([self.known[t] for t in texts])
 
@@ -103,10 +103,10 @@ def segmenting_scheduler(
 )->DDIMScheduler:              # v-prediction, zero terminal SNR, trailing steps
     """Make the noise process for segmentation from the generator's own.
 
-    Source: Lin et al. 2024 (zero terminal SNR); Garcia et al. 2024, section 3 (trailing steps for one-step prediction).
+    Source: Lin et al. 2024 (zero terminal SNR); Garcia et al. 2024 (trailing steps make one step enough).
     """
-    return DDIMScheduler.from_config(scheduler.config, prediction_type='v_prediction', rescale_betas_zero_snr=True, timestep_spacing='trailing',
-                                     set_alpha_to_one=True, clip_sample=False, steps_offset=0)
+    return DDIMScheduler.from_config(scheduler.config, prediction_type='v_prediction', rescale_betas_zero_snr=True,
+                                     timestep_spacing='trailing', set_alpha_to_one=True, clip_sample=False, steps_offset=0)
 
 # %% ../nbs/21_latents.ipynb #f73d9598
 def white_noise(

@@ -21,7 +21,8 @@ def _to_8_bit(image):
     "Grey with 8 bits from grey with 16, scaled: 65535 becomes 255"
     values = np.asarray(image).astype(np.int64)
     if values.min()<0 or values.max()>65535:
-        raise DataError(f"grey values must lie in [0, 65535], got {values.min()} to {values.max()}; save the photo with 8 or 16 bits")
+        raise DataError(f"grey values must lie in [0, 65535], got {values.min()} to {values.max()}; "
+                        "save the photo with 8 or 16 bits")
     return Image.fromarray(((values*255 + 32767)//65535).astype(np.uint8))
 
 def to_rgb(
@@ -84,7 +85,8 @@ def open_ids(
     """
     image, _ = _decode(path)
     if image.mode in ('1', 'L', 'P', 'I') or image.mode.startswith('I;16'): return np.asarray(image).astype(np.int32)
-    if image.mode!='RGB': raise DataError(f"{path} has mode {image.mode}, but ids are kept in grey, palette or RGB; save it as PNG in one of these")
+    if image.mode!='RGB':
+        raise DataError(f"{path} has mode {image.mode}, but ids are kept in grey, palette or RGB; save it as PNG in one of these")
     red, green, blue = np.moveaxis(np.asarray(image).astype(np.int32), -1, 0)
     return red | green<<8 | blue<<16
 

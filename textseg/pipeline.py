@@ -27,19 +27,20 @@ from .prompts import check_text
 
 # %% ../nbs/29_pipeline.ipynb #ac367377
 def denoise(
-    unet:UNet2DConditionModel,  # predicts, seeing the photo
-    scheduler:DDIMScheduler,    # the noise process
-    image:Tensor,               # latents of the photos, `(B, C, h, w)`
-    states:Tensor,              # what the texts say, `(B, L, D)`
-    noise:Tensor,               # where to begin, `(B, C, h, w)`
-    steps:int=1,                # denoising steps
-    on_step:Callable|None=None, # `(i, t, latents) -> latents`, after each step
-)->Tensor:                      # latents of the painted photos, `(B, C, h, w)`
+    unet:UNet2DConditionModel,   # predicts, seeing the photo
+    scheduler:DDIMScheduler,     # the noise process
+    image:Tensor,                # latents of the photos, `(B, C, h, w)`
+    states:Tensor,               # what the texts say, `(B, L, D)`
+    noise:Tensor,                # where to begin, `(B, C, h, w)`
+    steps:int=1,                 # denoising steps
+    on_step:Callable|None=None,  # `(i, t, latents) -> latents`, after each step
+)->Tensor:                       # latents of the painted photos, `(B, C, h, w)`
     "Draw the painted photos, from noise"
     scheduler.set_timesteps(steps, device=image.device)
     latents = noise
     for i, t in enumerate(scheduler.timesteps):
-        v = unet(torch.cat([image, latents], 1).to(unet.dtype), t, states.to(unet.dtype)).sample.to(latents.dtype)
+        pair = torch.cat([image, latents], 1)   # (B, 2C, h, w)
+        v = unet(pair.to(unet.dtype), t, states.to(unet.dtype)).sample.to(latents.dtype)
         step = scheduler.step(v, t, latents)
         latents = step.pred_original_sample if i==len(scheduler.timesteps)-1 else step.prev_sample  # at the end no noise stays
         if on_step: latents = on_step(i, t, latents)
@@ -47,14 +48,14 @@ def denoise(
 
 # %% ../nbs/29_pipeline.ipynb #93603cb5
 def mean_and_spread(
-    scores:Tensor,  # score maps of several predictions, `(E, ..., S, S)` in [0, 1]
+    scores:Tensor,         # score maps of several predictions, `(E, ..., S, S)` in [0, 1]
 )->tuple[Tensor, Tensor]:  # score and uncertainty, `(..., S, S)`
     "Combine predictions by their mean; the uncertainty is their standard deviation"
     return scores.mean(0), scores.std(0, unbiased=False)
 
 # %% ../nbs/29_pipeline.ipynb #91f4820b
 def median_and_deviation(
-    scores:Tensor,  # score maps of several predictions, `(E, ..., S, S)` in [0, 1]
+    scores:Tensor,         # score maps of several predictions, `(E, ..., S, S)` in [0, 1]
 )->tuple[Tensor, Tensor]:  # score and uncertainty, `(..., S, S)`
     "Combine predictions by their median; the uncertainty is the median distance from it"
     middle = scores.quantile(.5, dim=0)   # of an even number: halfway between the two in the middle
@@ -64,15 +65,19 @@ def median_and_deviation(
 def _tensors(image):
     "Photos in any form as a list of `(3, H, W)` float tensors in [-1, 1]"
     if isinstance(image, (list, tuple)): return [t for i in image for t in _tensors(i)]
-    if isinstance(image, Image.Image): return [torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).float()/127.5 - 1]
+    if isinstance(image, Image.Image): image = np.array(to_rgb(image))
     if isinstance(image, np.ndarray):
         if image.ndim==2: image = np.repeat(image[..., None], 3, -1)
         image = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, -3)
-    if not torch.is_tensor(image): raise ValueError(f"a photo is a PIL image, an array (H, W, 3), a tensor (3, H, W), or a list of them, got {type(image).__name__}")
+    if not torch.is_tensor(image):
+        raise ValueError("a photo is a PIL image, an array (H, W, 3), a tensor (3, H, W), or a list of them, "
+                         f"got {type(image).__name__}; open files with PIL first")
     if image.ndim==4: return [t for i in image for t in _tensors(i)]
-    if image.ndim!=3 or image.shape[0]!=3 or not image.numel(): raise ValueError(f"a photo has three channels and at least one pixel, got shape {tuple(image.shape)}")
+    if image.ndim!=3 or image.shape[0]!=3 or not image.numel():
+        raise ValueError(f"a photo has three channels and at least one pixel, got shape {tuple(image.shape)}")
     if image.dtype==torch.uint8: return [image.float()/127.5 - 1]
-    if not image.is_floating_point() or not (image.min()>=0 and image.max()<=1): raise ValueError("float photos are in [0, 1], and others are uint8; divide by 255 first")
+    if not image.is_floating_point() or not (image.min()>=0 and image.max()<=1):
+        raise ValueError("float photos are in [0, 1], and others are uint8; divide by 255 first")
     return [image.float()*2 - 1]
 
 # %% ../nbs/29_pipeline.ipynb #7f2551c8
@@ -85,6 +90,19 @@ def _fit(image, longest, multiple):
     down, right = (-size[0])%multiple, (-size[1])%multiple
     return F.pad(image, (0, right, 0, down), mode='replicate'), size
 
+# %% ../nbs/29_pipeline.ipynb #f363a2c2
+def _answer(image, photo, size, drawn, read, combine, threshold, radius, output_type):
+    "Mask, score, painted photo and uncertainty in the size of the photo"
+    def back(x): return F.interpolate(x[:, :, :size[0], :size[1]], image.shape[-2:], mode='bilinear', antialias=True)
+    score, spread = (back(x[None, None])[0, 0] for x in combine(read(drawn, photo.expand(len(drawn), -1, -1, -1))))
+    painted = back(drawn.mean(0, keepdim=True))[0].clamp(-1, 1)
+    grown = round(radius*max(1, max(image.shape[-2:])/max(size)))       # the opening is scaled like the photo
+    mask = clean(score.clamp(0, 1)[None], threshold, grown)[0]
+    if output_type=='pt': return mask, score, painted, spread
+    painted = painted.add(1).mul(127.5).round().byte().permute(1, 2, 0)
+    mask, score, painted, spread = (x.cpu().numpy() for x in (mask, score, painted, spread))
+    return (Image.fromarray(mask), score, Image.fromarray(painted), spread) if output_type=='pil' else (mask, score, painted, spread)
+
 # %% ../nbs/29_pipeline.ipynb #05a45bb4
 @dataclass
 class TextSegOutput(BaseOutput):
@@ -94,21 +112,31 @@ class TextSegOutput(BaseOutput):
     painted:list      # the photo as it was redrawn, `(H, W, 3)` uint8 array, PIL image, or tensor `(3, H, W)` in [-1, 1]
     uncertainty:list  # how far the predictions of an ensemble disagree, `(H, W)` float32; zeros for a single one
 
-# %% ../nbs/29_pipeline.ipynb #6bb02dee
+# %% ../nbs/29_pipeline.ipynb #c77bbfd1
+def _check_call(images, prompts, steps, members, output_type):
+    "Raise unless the arguments of a call make sense together"
+    if not images or not prompts: raise ValueError(f"there must be a photo and a text, got {len(images)} photos and {len(prompts)} texts")
+    if len(images)!=len(prompts) and 1 not in (len(images), len(prompts)):
+        raise ValueError(f"{len(images)} photos and {len(prompts)} texts don't pair up; give one of either, or as many of both")
+    if members<1 or (steps is not None and steps<1):
+        raise ValueError(f"ensemble_size and num_inference_steps must be at least 1, got {members} and {steps}")
+    if output_type not in ('np', 'pt', 'pil'): raise ValueError(f"output_type is 'np', 'pt' or 'pil', got '{output_type}'")
+
+# %% ../nbs/29_pipeline.ipynb #90fd31a2
 class TextSegPipeline(DiffusionPipeline):
     "Segment what a text names: `pipe(photo, 'red star').mask[0]`"
     model_cpu_offload_seq = 'text_encoder->unet->vae'
 
     def __init__(
         self,
-        unet:UNet2DConditionModel,    # takes photo and noisy latents
-        vae:AutoencoderKL,            # both ways
-        text_encoder:CLIPTextModel,   # reads the text
-        tokenizer:CLIPTokenizer,      # cuts the text
-        scheduler:SchedulerMixin,     # the noise process
+        unet:UNet2DConditionModel,         # takes photo and noisy latents
+        vae:AutoencoderKL,                 # both ways
+        text_encoder:CLIPTextModel,        # reads the text
+        tokenizer:CLIPTokenizer,           # cuts the text
+        scheduler:SchedulerMixin,          # the noise process
         color:Sequence[float]|None=GREEN,  # the paint it was trained with, RGB in [-1, 1]; None when it draws the mask in black and white
-        steps:int=1,                  # denoising steps unless the call says otherwise
-        resolution:int|None=None,     # longer side the photo is scaled to; the U-Net's own size when None
+        steps:int=1,                       # denoising steps unless the call says otherwise
+        resolution:int|None=None,          # longer side the photo is scaled to; the U-Net's own size when None
     ):
         super().__init__()
         wanted, got = 2*vae.config.latent_channels, unet.config.in_channels
@@ -139,18 +167,18 @@ class TextSegPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        image,                               # a photo, or a list: PIL images, arrays (H, W, 3) uint8 or float in [0, 1], tensors (3, H, W) likewise
-        prompt:str|Sequence[str],            # what to segment: a text, or several; paired with the photos, or all for the one photo
-        num_inference_steps:int|None=None,   # denoising steps; as trained when None
-        ensemble_size:int=1,                 # predictions to combine
-        combine:Callable=mean_and_spread,    # scores `(E, H, W)` -> score and uncertainty
-        threshold:float=.5,                  # a pixel is in when its score is above
-        radius:int=1,                        # of the opening, in pixels of the size the network sees
-        generator:torch.Generator|None=None, # draws the noise
-        output_type:str='np',                # 'np' for arrays, 'pt' for tensors, 'pil' for images
+        image,                                    # photo or list of photos: PIL, array (H, W, 3) or tensor (3, H, W), uint8 or float in [0, 1]
+        prompt:str|Sequence[str],                 # what to segment, a text or several: one for each photo, or all for the one photo
+        num_inference_steps:int|None=None,        # denoising steps; as trained when None
+        ensemble_size:int=1,                      # predictions to combine
+        combine:Callable=mean_and_spread,         # scores `(E, H, W)` -> score and uncertainty
+        threshold:float=.5,                       # a pixel is in when its score is above
+        radius:int=1,                             # of the opening, in pixels of the size the network sees
+        generator:torch.Generator|None=None,      # draws the noise
+        output_type:str='np',                     # 'np' for arrays, 'pt' for tensors, 'pil' for images
         callback_on_step_end:Callable|None=None,  # `(pipe, i, t, kwargs) -> kwargs`, after each step
-        return_dict:bool=True,               # a `TextSegOutput`; a tuple of its fields when False
-    )->TextSegOutput:                        # lists with one entry for each pair of photo and text
+        return_dict:bool=True,                    # a `TextSegOutput`; a tuple of its fields when False
+    )->TextSegOutput:                             # lists with one entry for each pair of photo and text
         """Segment what a text names.
 
         Raises `ValueError` if photos and texts don't pair up, or an argument is out of range; `DataError` if a text is empty.
@@ -175,23 +203,3 @@ class TextSegPipeline(DiffusionPipeline):
         states = self.states_of([prompt]).expand(members, -1, -1)
         def on_step(i, t, x): return (callback(self, i, t, dict(latents=x)) or {}).get('latents', x)
         return decode_latents(self.vae, denoise(self.unet, self.scheduler, latents, states, noise, steps, on_step if callback else None))
-
-# %% ../nbs/29_pipeline.ipynb #63bf7220
-def _check_call(images, prompts, steps, members, output_type):
-    "Raise unless the arguments of a call make sense together"
-    if not images or not prompts: raise ValueError(f"there must be a photo and a text, got {len(images)} photos and {len(prompts)} texts")
-    if len(images)!=len(prompts) and 1 not in (len(images), len(prompts)):
-        raise ValueError(f"{len(images)} photos and {len(prompts)} texts don't pair up; give one of either, or as many of both")
-    if members<1 or (steps is not None and steps<1): raise ValueError(f"ensemble_size and num_inference_steps must be at least 1, got {members} and {steps}")
-    if output_type not in ('np', 'pt', 'pil'): raise ValueError(f"output_type is 'np', 'pt' or 'pil', got '{output_type}'")
-
-def _answer(image, photo, size, drawn, read, combine, threshold, radius, output_type):
-    "Mask, score, painted photo and uncertainty in the size of the photo"
-    def back(x): return F.interpolate(x[:, :, :size[0], :size[1]], image.shape[-2:], mode='bilinear', antialias=True)
-    score, spread = (back(x[None, None])[0, 0] for x in combine(read(drawn, photo.expand(len(drawn), -1, -1, -1))))
-    painted = back(drawn.mean(0, keepdim=True))[0].clamp(-1, 1)
-    grown = round(radius*max(1, max(image.shape[-2:])/max(size)))       # the opening grows with the photo
-    mask = clean(score.clamp(0, 1)[None], threshold, grown)[0]
-    if output_type=='pt': return mask, score, painted, spread
-    mask, score, painted, spread = (x.cpu().numpy() for x in (mask, score, painted.add(1).mul(127.5).round().byte().permute(1, 2, 0), spread))
-    return (Image.fromarray(mask), score, Image.fromarray(painted), spread) if output_type=='pil' else (mask, score, painted, spread)

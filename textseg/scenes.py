@@ -20,7 +20,8 @@ from PIL import Image
 from .core import DataError, key_seed, write_atomic
 
 # %% ../nbs/17_scenes.ipynb #a467e114
-COLORS = dict(red=(200, 50, 45), green=(55, 150, 70), blue=(50, 90, 205), yellow=(225, 195, 55), purple=(140, 65, 175), white=(238, 238, 232))
+COLORS = dict(red=(200, 50, 45), green=(55, 150, 70), blue=(50, 90, 205),
+              yellow=(225, 195, 55), purple=(140, 65, 175), white=(238, 238, 232))   # RGB bytes
 SHAPES = ('circle', 'square', 'triangle', 'star', 'cross')
 TEXTURES = ('plain', 'striped', 'dotted')
 
@@ -32,7 +33,8 @@ class Domain(NamedTuple):
     objects:tuple[int, int] = (2, 4)           # fewest and most objects in a scene
     radius:tuple[float, float] = (.16, .235)   # smallest and largest object, as a share of the side of the photo
     shared:float = .5                          # chance that an object copies its colour or its shape from one already there
-    held_out:tuple[tuple[str, str], ...] = (('red', 'star'), ('green', 'circle'), ('blue', 'triangle'), ('purple', 'square'))  # pairs never painted in training
+    # pairs of colour and shape that are never painted in training
+    held_out:tuple[tuple[str, str], ...] = (('red', 'star'), ('green', 'circle'), ('blue', 'triangle'), ('purple', 'square'))
 
 # %% ../nbs/17_scenes.ipynb #2d4183cd
 EASY = Domain()
@@ -90,16 +92,16 @@ def _cross(u, v):
     a, b = np.abs(u), np.abs(v)
     return np.maximum(np.minimum(1.05-a, .38-b), np.minimum(1.05-b, .38-a))
 
-_DEPTH = dict(circle=lambda u,v: 1-np.hypot(u, v), square=partial(_polygon, sides=4, inner=.87), triangle=partial(_polygon, sides=3, inner=.66),
-              star=_star, cross=_cross)
+_DEPTH = dict(circle=lambda u,v: 1-np.hypot(u, v), square=partial(_polygon, sides=4, inner=.87),
+              triangle=partial(_polygon, sides=3, inner=.66), star=_star, cross=_cross)
 
 # %% ../nbs/17_scenes.ipynb #2a8a61bc
 def depth(
-    shape:str,             # of `SHAPES`
-    size:int,              # side of the square photo, pixels
-    center:tuple[float, float],  # x, y of the shape, pixels
-    radius:float,          # of the shape, pixels
-    angle:float=0.,        # by which it is turned, radians
+    shape:str,                                 # of `SHAPES`
+    size:int,                                  # side of the square photo, pixels
+    center:tuple[float, float],                # x, y of the shape, pixels
+    radius:float,                              # of the shape, pixels
+    angle:float=0.,                            # by which it is turned, radians
 )->tuple[np.ndarray, np.ndarray, np.ndarray]:  # depth in pixels, and the shape's own coordinates u, v; each `(size, size)` float
     "Measure how deep each pixel of a photo lies inside a shape"
     y, x = np.mgrid[:size, :size] + .5
@@ -167,11 +169,11 @@ def _place(rng, domain, shape, size, masks, areas, tries=20):
 
 # %% ../nbs/17_scenes.ipynb #7a4cbcc7
 def draw_scene(
-    rng:np.random.Generator,  # decides everything
-    size:int=64,              # side, pixels
-    domain:Domain=EASY,       # the world
+    rng:np.random.Generator,            # decides everything
+    size:int=64,                        # side, pixels
+    domain:Domain=EASY,                 # the world
     objects:tuple[int, int]|None=None,  # fewest and most objects; the world's own when None
-)->Scene:                     # image, kinds and masks
+)->Scene:                               # image, kinds and masks
     "Draw one scene"
     image, made, masks, areas = ground(rng, size), [], [], []
     for _ in range(rng.integers(*(objects or domain.objects), endpoint=True)):
@@ -208,14 +210,14 @@ def _map(f, n, workers):
 
 # %% ../nbs/17_scenes.ipynb #0aaad9f6
 def draw_scenes(
-    n:int,                # how many
-    seed:int=0,           # decides everything, together with `stream`
-    stream:str='train',   # keeps training and validation scenes apart
-    size:int=64,          # side, pixels
-    domain:Domain=EASY,   # the world
+    n:int,                              # how many
+    seed:int=0,                         # decides everything, together with `stream`
+    stream:str='train',                 # keeps training and validation scenes apart
+    size:int=64,                        # side, pixels
+    domain:Domain=EASY,                 # the world
     objects:tuple[int, int]|None=None,  # fewest and most objects; the world's own when None
-    workers:int=1,        # processes
-)->list[tuple[Scene, str]]:  # scenes and their captions
+    workers:int=1,                      # processes
+)->list[tuple[Scene, str]]:             # scenes and their captions
     "Draw many scenes, each from its own key"
     return _map(partial(_draw_one, seed=seed, stream=stream, size=size, domain=domain, objects=objects), n, workers)
 
@@ -263,21 +265,21 @@ def _write_split(folder, split, n, seed, size, domain, objects, workers):
     def write(kind, **content):
         write_atomic(folder/'annotations'/f'{kind}_{split}.json', json.dumps(dict(info=info, images=images, **content)))
     write('instances', annotations=[a for f in facts for a in f['instances']], categories=things, names=names_of(domain))
-    write('panoptic', annotations=[dict(image_id=f['image']['id'], file_name=f"{f['image']['id']:06}.png", segments_info=f['segments']) for f in facts],
-          categories=things+stuff, names=names_of(domain))
+    maps = [dict(image_id=f['image']['id'], file_name=f"{f['image']['id']:06}.png", segments_info=f['segments']) for f in facts]
+    write('panoptic', annotations=maps, categories=things+stuff, names=names_of(domain))
     write('captions', annotations=[dict(id=f['image']['id'], image_id=f['image']['id'], caption=f['caption']) for f in facts])
 
 # %% ../nbs/17_scenes.ipynb #a5b62c74
 def write_scenes(
-    out:str|Path,         # the folder to make; it must not exist, or be empty
-    n:int=4000,           # photos to train on
-    n_val:int=200,        # photos to validate on
-    size:int=64,          # side of the photos, pixels
-    seed:int=0,           # decides everything, to the byte
-    domain:Domain=EASY,   # the world
+    out:str|Path,                       # the folder to make; it must not exist, or be empty
+    n:int=4000,                         # photos to train on
+    n_val:int=200,                      # photos to validate on
+    size:int=64,                        # side of the photos, pixels
+    seed:int=0,                         # decides everything, to the byte
+    domain:Domain=EASY,                 # the world
     objects:tuple[int, int]|None=None,  # fewest and most objects; the world's own when None
-    workers:int=1,        # processes
-)->Path:                  # `out`
+    workers:int=1,                      # processes
+)->Path:                                # `out`
     """Write a data set of scenes as a COCO folder, with the splits `train` and `val`.
 
     Raises `DataError` if the folder holds something already, or the photos would be too small to see a shape.
@@ -285,6 +287,7 @@ def write_scenes(
     out = Path(out)
     if size<24: raise DataError(f"a scene needs a side of at least 24 pixels to show shapes, got {size}; try 64")
     if n<0 or n_val<0: raise DataError(f"the numbers of photos must not be negative, got {n} and {n_val}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise DataError(f"{out} holds something already; name a new folder, or empty it first")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} holds something already; name a new folder, or empty it first")
     for split, count in (('train', n), ('val', n_val)): _write_split(out, split, count, seed, size, domain, objects, workers)
     return out

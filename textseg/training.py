@@ -8,7 +8,9 @@ __all__ = ['BatchSampler', 'exponential', 'cosine', 'save_checkpoint', 'load_che
 # %% ../nbs/22_training.ipynb #800794e8
 import json, math, os, shutil, time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -34,7 +36,8 @@ class BatchSampler:
         start:int=0,     # batches to leave out at the beginning, when a run resumes
     ):
         if n<1: raise DataError(f"there is nothing to train on: the data set has {n} items; relax the filters or check the split")
-        self.n, self.batch_size, self.batches, self.seed, self.start, self.drop_last = n, batch_size, batches, seed, start, False
+        self.n, self.batch_size, self.batches, self.seed, self.start = n, batch_size, batches, seed, start
+        self.drop_last = False  # accelerate asks every batch sampler
 
     def __len__(self)->int:
         "Batches left to hand out"
@@ -47,37 +50,46 @@ class BatchSampler:
             batch = []
             for item in range(step*self.batch_size, (step+1)*self.batch_size):
                 epoch, place = divmod(item, self.n)
-                if epoch!=shuffled: shuffled, order = epoch, torch.randperm(self.n, generator=generator_for(self.seed, 'order', epoch)).tolist()
+                if epoch!=shuffled: shuffled, order = epoch, self._order(epoch)
                 batch.append((epoch, order[place]))
             yield batch
 
+    def _order(self, epoch):
+        "All indices, shuffled for an epoch"
+        return torch.randperm(self.n, generator=generator_for(self.seed, 'order', epoch)).tolist()
+
 # %% ../nbs/22_training.ipynb #a71527d6
+def _rise(step, warmup): return min(1., (step+1)/max(1, warmup))  # the first step learns something, too
+
+def _fallen(step, steps, warmup):
+    "Which share of the fall is done, in [0, 1]"
+    return min(1., max(0, step-warmup)/max(1, steps-warmup))
+
 def exponential(
-    warmup:int=100,    # steps of linear rise
-    end:float=.01,     # the factor at the last step
+    warmup:int=100,              # steps of linear rise
+    end:float=.01,               # the factor at the last step
 )->Callable[[int, int], float]:  # `(step, steps) -> factor`
     """Rise linearly, then fall exponentially.
 
     Source: Ke et al. 2024 (Marigold), training configuration: 100 steps up, then down to 0.01.
     """
-    def factor(step, steps): return min(1., (step+1)/max(1, warmup)) * end**min(1., max(0, step-warmup)/max(1, steps-warmup))
+    def factor(step, steps): return _rise(step, warmup) * end**_fallen(step, steps, warmup)
     return factor
 
-# %% ../nbs/22_training.ipynb #77f9bec9
+# %% ../nbs/22_training.ipynb #994f11d3
 def cosine(
-    warmup:int=50,     # steps of linear rise
-    end:float=.02,     # the factor at the last step
+    warmup:int=50,               # steps of linear rise
+    end:float=.02,               # the factor at the last step
 )->Callable[[int, int], float]:  # `(step, steps) -> factor`
     "Rise linearly, then fall along half a cosine"
-    def factor(step, steps):
-        done = min(1., max(0, step-warmup)/max(1, steps-warmup))
-        return min(1., (step+1)/max(1, warmup)) * (end + (1-end)*(1+math.cos(math.pi*done))/2)
+    def factor(step, steps): return _rise(step, warmup) * (end + (1-end)*(1+math.cos(math.pi*_fallen(step, steps, warmup)))/2)
     return factor
 
 # %% ../nbs/22_training.ipynb #76c37c9f
 def _pack(optimizer):
     "The optimizer's state as flat tensors, named by the parameter's place"
-    return {f'{i}.{k}':(v if torch.is_tensor(v) else torch.tensor(v)).contiguous().clone() for i,state in optimizer.state_dict()['state'].items() for k,v in state.items()}
+    states = optimizer.state_dict()['state']
+    return {f'{i}.{k}':torch.as_tensor(v).contiguous().clone() for i,state in states.items() for k,v in state.items()}
 
 def _unpack(optimizer, tensors):
     "Put flat tensors back into the optimizer"
@@ -89,13 +101,13 @@ def _unpack(optimizer, tensors):
 
 # %% ../nbs/22_training.ipynb #4fb2b8cf
 def save_checkpoint(
-    folder:str|Path,      # where it shall stand; an older one there is replaced
-    step:int,             # steps done
-    model:nn.Module,      # what learns
-    optimizer:Optimizer,  # with its moments
+    folder:str|Path,         # where it shall stand; an older one there is replaced
+    step:int,                # steps done
+    model:nn.Module,         # what learns
+    optimizer:Optimizer,     # with its moments
     ema:EMAModel|None=None,  # the moving average of the weights
-    **facts,              # anything else worth keeping, as JSON
-)->Path:                  # `folder`
+    **facts,                 # anything else worth keeping, as JSON
+)->Path:                     # `folder`
     "Write all that a run needs to go on, whole or not at all"
     folder = Path(folder)
     new, old = folder.with_name(f'.{folder.name}.new'), folder.with_name(f'.{folder.name}.old')
@@ -110,26 +122,27 @@ def save_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
     return folder
 
-# %% ../nbs/22_training.ipynb #1d47239f
+# %% ../nbs/22_training.ipynb #2c92d245
 def load_checkpoint(
-    folder:str|Path,      # a folder that `save_checkpoint` wrote
-    model:nn.Module,      # takes the weights
+    folder:str|Path,                # a folder that `save_checkpoint` wrote
+    model:nn.Module,                # takes the weights
     optimizer:Optimizer|None=None,  # takes its moments
-    ema:EMAModel|None=None,  # takes the moving average
-)->dict:                  # what `save_checkpoint` was told: `step` and the facts
+    ema:EMAModel|None=None,         # takes the moving average
+)->dict:                            # what `save_checkpoint` was told: `step` and the facts
     """Read a checkpoint into a model, an optimizer and a moving average.
 
     Raises `DataError` if it does not belong to this model.
     """
     folder = Path(folder)
     try:
+        facts = json.loads((folder/'state.json').read_text())
         model.load_state_dict(load_file(folder/'model.safetensors'))
         if optimizer: _unpack(optimizer, load_file(folder/'optimizer.safetensors'))
         if ema:
             saved = load_file(folder/'ema.safetensors')
             ema.shadow_params = [saved[str(i)].to(p.device) for i,p in enumerate(ema.shadow_params)]
-            ema.optimization_step = json.loads((folder/'state.json').read_text())['step']
-        return json.loads((folder/'state.json').read_text())
+            ema.optimization_step = facts['step']
+        return facts
     except (RuntimeError, KeyError, OSError, ValueError, SafetensorError) as e:
         raise DataError(f"{folder} can't be resumed with this model and these arguments ({str(e).splitlines()[0]}); "
                         "use the arguments it was made with, or another folder") from e
@@ -139,40 +152,17 @@ class TrainingStopped(RuntimeError):
     "The run can't go on; what it has written is whole, and the message says how to continue"
 
 # %% ../nbs/22_training.ipynb #f9b8db39
-def _loader(data, batch_size, batches, seed, start, workers, collate, accelerator):
-    "A loader for the rest of the run, which accelerate shares out over the processes"
-    sampler = BatchSampler(len(data), batch_size, batches, seed, start)
-    return accelerator.prepare(DataLoader(data, batch_sampler=sampler, num_workers=workers, collate_fn=collate, persistent_workers=workers>0,
-                                          pin_memory=accelerator.device.type=='cuda'))
-
-def _updates(method, loader, optimizer, accelerator, rate, clip, seed, start, accumulate):
-    "Yield the step and its loss after each update of the weights"
-    losses, step = [], start
-    for micro, batch in enumerate(loader, start*accumulate):
-        for group in optimizer.param_groups: group['lr'] = rate(step)
-        with accelerator.accumulate(method.model):
-            noise = generator_for(seed, 'loss', micro, accelerator.process_index, device=str(accelerator.device))
-            loss = method.loss(batch, noise)
-            accelerator.backward(loss)
-            if accelerator.sync_gradients: accelerator.clip_grad_norm_(method.model.parameters(), clip)
-            optimizer.step(); optimizer.zero_grad()
-        losses.append(loss.detach())   # stays on the device: no waiting
-        if not accelerator.sync_gradients: continue
-        step += 1
-        yield step, sum(losses)/len(losses)
-        losses = []
-
-# %% ../nbs/22_training.ipynb #e48abea0
 class _Log:
     "The run's diary: a row every few steps, in memory, on disk and on the progress bar"
     def __init__(self, path, bar, every, samples, main):
-        self.path, self.bar, self.every, self.samples, self.main, self.rows = path, bar, every, samples, main, []
-        self.losses, self.began = [], time.time()
+        self.path, self.bar, self.every, self.samples, self.main = path, bar, every, samples, main
+        self.rows, self.losses, self.began = [], [], time.time()
 
     def add(self, step, loss, lr, due):
+        "Take note of a step, and write a row when one is due; raise if the mean loss since the last row is no number"
         self.losses.append(loss); self.bar.update()
         if not (due or step%self.every==0): return
-        mean, self.losses = float(sum(self.losses)/len(self.losses)), []
+        mean, self.losses = float(sum(self.losses)/len(self.losses)), []   # the only time that the device is waited for
         row = dict(step=step, loss=mean, lr=lr, samples=step*self.samples, seconds=round(time.time()-self.began, 2))
         self.rows.append(row); self.bar.set_postfix(loss=f'{mean:.4f}')
         if self.main:
@@ -181,56 +171,94 @@ class _Log:
             raise TrainingStopped(f"the loss is {mean} at step {step}; the checkpoint beside {self.path} is older and whole: "
                                   "go on from it with a lower lr or precision='no'")
 
-# %% ../nbs/22_training.ipynb #33968878
+# %% ../nbs/22_training.ipynb #0194a0af
+class _Run(NamedTuple):
+    "What a run works with"
+    accelerator:Accelerator
+    model:nn.Module            # as it is without accelerate
+    optimizer:Optimizer
+    average:EMAModel|None
+    start:int                  # steps done when it was opened
+    main:bool                  # is this the process that writes?
+
+@contextmanager
+def _opened(method, checkpoint, precision, accumulate, ema, **adamw):
+    "Set up a run, from its checkpoint if there is one; when all went well, leave the method ready to predict"
+    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate,
+                              dataloader_config=DataLoaderConfiguration(split_batches=True))
+    model = method.model.to(accelerator.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True, **adamw)
+    average = EMAModel(list(model.parameters()), decay=ema, foreach=True) if ema else None
+    start = load_checkpoint(checkpoint, model, optimizer, average)['step'] if checkpoint.exists() else 0
+    method.model, optimizer = accelerator.prepare(model, optimizer)
+    try: yield _Run(accelerator, model, optimizer, average, start, accelerator.is_main_process)
+    finally: method.model = accelerator.unwrap_model(method.model, keep_fp32_wrapper=False)
+    if average: average.copy_to(model.parameters())
+    accelerator.wait_for_everyone()
+    model.eval()
+
+# %% ../nbs/22_training.ipynb #db775ceb
+def _loader(run, data, batch_size, steps, accumulate, seed, workers, collate):
+    "A loader for the rest of the run, which accelerate shares out over the processes"
+    sampler = BatchSampler(len(data), batch_size, max(steps, run.start)*accumulate, seed, run.start*accumulate)
+    return run.accelerator.prepare(DataLoader(data, batch_sampler=sampler, num_workers=workers, collate_fn=collate,
+                                              persistent_workers=workers>0, pin_memory=run.accelerator.device.type=='cuda'))
+
+def _updates(run, method, loader, rate, clip, seed, accumulate):
+    "Yield the step and its loss after each update of the weights"
+    accelerator, losses, step = run.accelerator, [], run.start
+    for micro, batch in enumerate(loader, run.start*accumulate):
+        for group in run.optimizer.param_groups: group['lr'] = rate(step)
+        with accelerator.accumulate(method.model):
+            noise = generator_for(seed, 'loss', micro, accelerator.process_index, device=str(accelerator.device))
+            with accelerator.autocast(): loss = method.loss(batch, noise)   # frozen parts save time too
+            accelerator.backward(loss)
+            if accelerator.sync_gradients: accelerator.clip_grad_norm_(method.model.parameters(), clip)
+            run.optimizer.step(); run.optimizer.zero_grad()
+        losses.append(loss.detach())   # stays on the device: no waiting
+        if not accelerator.sync_gradients: continue
+        if run.average: run.average.step(run.model.parameters())
+        step += 1
+        yield step, sum(losses)/len(losses)
+        losses = []
+
+# %% ../nbs/22_training.ipynb #22345970
 def train(
-    method:Trainable,        # what learns: its model and its loss
-    data:Dataset,            # map from `(epoch, index)` to an item
-    out:str|Path,            # folder of the run: log, checkpoint; a checkpoint found there is resumed
-    steps:int,               # updates of the weights
-    batch_size:int=16,       # items per batch, over all processes
-    accumulate:int=1,        # batches per update
-    lr:float=3e-5,           # learning rate at its highest (3e-5: Marigold)
+    method:Trainable,                                       # what learns: its model and its loss
+    data:Dataset,                                           # map from `(epoch, index)` to an item
+    out:str|Path,                                           # folder of the run: log, checkpoint; a checkpoint found there is resumed
+    steps:int,                                              # updates of the weights
+    batch_size:int=16,                                      # items per batch, over all processes
+    accumulate:int=1,                                       # batches per update
+    lr:float=3e-5,                                          # learning rate at its highest (3e-5: Marigold)
     lr_schedule:Callable[[int, int], float]=exponential(),  # `(step, steps) -> factor`
-    weight_decay:float=0.,   # of AdamW
-    betas:tuple[float, float]=(.9, .999),  # of AdamW
-    clip:float=1.,           # largest norm of the gradient
-    ema:float=0.,            # decay of the moving average of the weights, such as .999; 0 for none
-    seed:int=0,              # decides order, crops and noise
-    workers:int=0,           # processes that load data; the items are the same for any number
-    precision:str='no',      # 'no' or 'bf16': autocast over float32 weights
-    save_every:int=500,      # steps between checkpoints
-    log_every:int=10,        # steps between log lines
-    on_step:Callable[[int, Trainable], None]|None=None,  # called after each step
-    collate:Callable|None=None,  # items -> batch; torch's default when None
-    quiet:bool=False,        # no progress bar
-)->list[dict]:               # log lines: `step`, `loss`, `lr`, `samples`, `seconds`
+    weight_decay:float=0.,                                  # of AdamW
+    betas:tuple[float, float]=(.9, .999),                   # of AdamW
+    clip:float=1.,                                          # largest norm of the gradient
+    ema:float=0.,                                           # decay of the moving average of the weights, such as .999; 0 for none
+    seed:int=0,                                             # decides order, crops and noise
+    workers:int=0,                                          # processes that load data; the items are the same for any number
+    precision:str='no',                                     # 'no' or 'bf16': autocast over float32 weights
+    save_every:int=500,                                     # steps between checkpoints
+    log_every:int=10,                                       # steps between log lines
+    on_step:Callable[[int, Trainable], None]|None=None,     # called after each step
+    collate:Callable|None=None,                             # items -> batch; torch's default when None
+    quiet:bool=False,                                       # no progress bar
+)->list[dict]:                                              # log lines: `step`, `loss`, `lr`, `samples`, `seconds`
     """Teach `method` for `steps` updates; resume by itself when `out` holds a checkpoint.
 
     Raises `TrainingStopped` if the loss is no longer a number.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate,
-                              dataloader_config=DataLoaderConfiguration(split_batches=True))
-    bare = method.model.to(accelerator.device).train()
-    optimizer = torch.optim.AdamW(bare.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
-    average = EMAModel(list(bare.parameters()), decay=ema, foreach=True) if ema else None
-    start = load_checkpoint(out/'checkpoint', bare, optimizer, average)['step'] if (out/'checkpoint').exists() else 0
-    loader = _loader(data, batch_size, max(steps, start)*accumulate, seed, start, workers, collate, accelerator)
-    method.model, optimizer = accelerator.prepare(bare, optimizer)
-
-    main, rate = accelerator.is_main_process, lambda step: lr*lr_schedule(step, steps)
-    with tqdm(total=steps, initial=start, disable=quiet or not main, desc='train', dynamic_ncols=True) as bar:
-        log = _Log(out/'log.jsonl', bar, log_every, batch_size*accumulate, main)
-        try:
-            for step, loss in _updates(method, loader, optimizer, accelerator, rate, clip, seed, start, accumulate):
-                if average: average.step(bare.parameters())
+    def rate(step): return lr*lr_schedule(step, steps)
+    with _opened(method, out/'checkpoint', precision, accumulate, ema, lr=lr, betas=betas, weight_decay=weight_decay) as run:
+        loader = _loader(run, data, batch_size, steps, accumulate, seed, workers, collate)
+        with tqdm(total=steps, initial=run.start, disable=quiet or not run.main, desc='train', dynamic_ncols=True) as bar:
+            log = _Log(out/'log.jsonl', bar, log_every, batch_size*accumulate, run.main)
+            for step, loss in _updates(run, method, loader, rate, clip, seed, accumulate):
                 save = step%save_every==0 or step==steps
-                log.add(step, loss, rate(step-1), due=save)
-                if save and main: save_checkpoint(out/'checkpoint', step, bare, optimizer, average)
+                log.add(step, loss, rate(step-1), due=save)   # raises before a broken model is saved
+                if save and run.main: save_checkpoint(out/'checkpoint', step, run.model, run.optimizer, run.average)
                 if on_step: on_step(step, method)
-        finally: method.model = accelerator.unwrap_model(method.model, keep_fp32_wrapper=False)
-    if average: average.copy_to(bare.parameters())
-    accelerator.wait_for_everyone()
-    bare.eval()
     return log.rows

@@ -97,11 +97,11 @@ def cocogold(
     **options,           # other fields of `Cocogold`
 )->Cocogold:             # ready to train; its U-Net is widened if it takes one picture only
     "Build the method around a generator"
-    parts = {kind:cls.from_pretrained(folder, subfolder=kind) for kind,cls in dict(
-        unet=UNet2DConditionModel, vae=AutoencoderKL, text_encoder=CLIPTextModel, tokenizer=CLIPTokenizer, scheduler=DDIMScheduler).items()}
-    unet, vae = parts['unet'], parts['vae']
+    models = dict(unet=UNet2DConditionModel, vae=AutoencoderKL, text_encoder=CLIPTextModel)   # weights may be kept in half precision, but learn in full
+    unet, vae, text_encoder = (cls.from_pretrained(folder, subfolder=kind, dtype=torch.float32) for kind, cls in models.items())
+    tokenizer, scheduler = (cls.from_pretrained(folder, subfolder=kind) for kind, cls in dict(tokenizer=CLIPTokenizer, scheduler=DDIMScheduler).items())
     if unet.config.in_channels==vae.config.latent_channels: widen_conv_in(unet)
-    return Cocogold(unet, vae, TextStates(parts['tokenizer'], parts['text_encoder']), segmenting_scheduler(parts['scheduler']), color, **options)
+    return Cocogold(unet, vae, TextStates(tokenizer, text_encoder), segmenting_scheduler(scheduler), color, **options)
 
 # %% ../../nbs/30_methods.cocogold.ipynb #d4c22e3d
 @patch

@@ -6,7 +6,7 @@
 __all__ = ['logits_out', 'Logits']
 
 # %% ../../nbs/36_methods.logits.ipynb #6a1a5dcd
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from ..latents import TextStates, encode_image, mask_to_latents, vae_stride
 
-# %% ../../nbs/36_methods.logits.ipynb #735b2f1d
+# %% ../../nbs/36_methods.logits.ipynb #ffe538f4
 def logits_out(
     unet:UNet2DConditionModel,  # changed in place
     stride:int,                 # pixels per latent
 )->UNet2DConditionModel:        # gives `(B, stride * stride, h, w)`
-    "Give a U-Net a fresh last layer, one channel for each pixel of a latent's square"
+    "Give a U-Net a fresh last layer, with one channel for each pixel of a latent's square"
     old = unet.conv_out
     unet.conv_out = nn.Conv2d(old.in_channels, stride**2, old.kernel_size, padding=old.padding).to(old.weight)
     unet.register_to_config(out_channels=stride**2)
@@ -41,33 +41,40 @@ class Logits:
         self.vae.requires_grad_(False).eval()
         self.embed_text.text_encoder.requires_grad_(False).eval()
 
-    def to(self, device:str|torch.device)->'Logits':
+    def to(
+        self,
+        device:str|torch.device,  # where to compute
+    )->'Logits':                  # itself
         "Move all parts to a device"
         for part in (self.model, self.vae, self.embed_text.text_encoder): part.to(device)
         self.embed_text.known.clear()
         return self
 
-    def logits(self, image:Tensor, text:Sequence[str])->Tensor:
-        "One logit for each pixel: `(B, S, S)` for photos `(B, 3, S, S)` in [-1, 1] and one text each"
-        latents = encode_image(self.vae, image)
+    def logits(
+        self,
+        image:Tensor,        # photos, `(B, 3, S, S)` in [-1, 1]
+        text:Sequence[str],  # one a photo
+    )->Tensor:               # `(B, S, S)`: above 0 where the text seems to be
+        "Give each pixel a logit"
+        latents = encode_image(self.vae, image)                                                          # (B, C, h, w)
         last = torch.full((len(image),), 999, device=image.device)
         out = self.model(torch.cat([latents, latents], 1), last, self.embed_text(text)).sample.float()   # (B, f * f, h, w)
-        return F.pixel_shuffle(out, vae_stride(self.vae))[:, 0]
+        return F.pixel_shuffle(out, vae_stride(self.vae))[:, 0]                                          # (B, S, S)
 
-# %% ../../nbs/36_methods.logits.ipynb #41ee624d
+# %% ../../nbs/36_methods.logits.ipynb #e305d2f2
 @patch
 def loss(
     self:Logits,
     batch:dict,                 # `image` `(B, 3, S, S)` in [-1, 1], `mask` and `ignore` `(B, S, S)` bool, `text` list
     generator:torch.Generator,  # not used: nothing is drawn
 )->Tensor:                      # a scalar
-    "Mean binary cross-entropy over all pixels that are known"
+    "Average the binary cross-entropy over all pixels that are known"
     if self.vae.device!=batch['image'].device: self.to(batch['image'].device)
     mask, stride = batch['mask'], vae_stride(self.vae)
     near = F.interpolate(mask_to_latents(mask, stride).float(), scale_factor=stride)[:, 0]   # the latents that paint would have touched
     weight = (1 + self.paint_weight*near) * ~batch['ignore']
     errors = F.binary_cross_entropy_with_logits(self.logits(batch['image'], batch['text']), mask.float(), reduction='none')
-    return (errors*weight).sum()/weight.sum().clamp(min=1)
+    return (errors*weight).sum()/weight.sum().clamp(min=1)   # all ignored: 0, not NaN
 
 # %% ../../nbs/36_methods.logits.ipynb #1760f026
 @patch
