@@ -122,6 +122,7 @@ def readme():
         elif options(cell.source)[0].get('echo')!='false' and text.strip(): parts.append(f'```python\n{text.strip()}\n```')
         if cell: parts += [output_text(o) for o in cell.get('outputs', [])]
     text = '\n\n'.join(p.strip('\n') for p in parts if p.strip())
+    text = text.replace('](images/', f'](./{cfg.nbs_path.name}/images/')  # pictures lie beside the notebooks
     return relink(text, index, cfg['doc_host'] + cfg['doc_baseurl'] + '/') + '\n'
 
 

@@ -86,7 +86,7 @@ class TextSegmentation(Dataset):
         seed:int=0,                                      # decides every choice, together with `(epoch, index)`
         names:Collection[str]|None=None,                 # names to ask for; all that aren't held out when None
         absent:float=0.,                                 # chance to ask for a name that is not in the photo
-        balanced:bool=False,                             # ask for each name equally often
+        balanced:bool=False,                             # ask for each category equally often, by any of its names
         flip:float=.5,                                   # chance to mirror the example
         crop:Callable=choose_crop,                       # `(boxes, width, height, rng) -> (square, index)`
         templates:Sequence[str]=('{}',),                 # how a name is said; see `prompt_for`
@@ -96,10 +96,12 @@ class TextSegmentation(Dataset):
         self.source, self.size, self.seed, self.names = source, size, seed, Names(source, names)
         self.absent, self.balanced, self.flip, self.crop = absent, balanced, flip, crop
         self.say = partial(prompt_for, templates=templates, synonyms=synonyms)
-        self.photos_with = {}
+        self.photos_with = {}   # category -> name -> photos
         for i in source.image_ids:
-            for n in self.names.in_photo(i): self.photos_with.setdefault(n, []).append(i)
-        self.image_ids = sorted({i for photos in self.photos_with.values() for i in photos})
+            here = {a.category_id for a in source.annotations(i) if not a.crowd}
+            for n in self.names.in_photo(i):
+                for c in sorted(self.names.categories[n] & here): self.photos_with.setdefault(c, {}).setdefault(n, []).append(i)
+        self.image_ids = sorted({i for by_name in self.photos_with.values() for photos in by_name.values() for i in photos})
         if not self.image_ids:
             raise DataError(f"no photo of {source.root} has an object with a name that may be asked for: "
                             "check the split, the names and the filters")
@@ -120,8 +122,9 @@ class TextSegmentation(Dataset):
     def _ask(self, index:int, rng:Random):
         "Photo and name; the name stays open when the photo comes first"
         if not self.balanced: return self.image_ids[index], None
-        name = rng.choice(list(self.photos_with))
-        return rng.choice(self.photos_with[name]), name
+        by_name = self.photos_with[rng.choice(list(self.photos_with))]
+        name = rng.choice(list(by_name))
+        return rng.choice(by_name[name]), name
 
     def _square(self, image_id, name, rng):
         "A square that shows an object, and the object's name"

@@ -68,7 +68,8 @@ class TextStates:
         "Encode texts, or remember them"
         new = [t for t in dict.fromkeys(texts) if t not in self.known]
         if len(self.known)+len(new)>self.keep: self.known, new = {}, list(dict.fromkeys(texts))  # full: begin anew
-        if new: self.known.update(zip(new, self.text_encoder(self._ids(new).to(self.text_encoder.device))[0].float()))
+        with torch.autocast(self.text_encoder.device.type, enabled=False):   # remembered in full precision, whoever asks first
+            if new: self.known.update(zip(new, self.text_encoder(self._ids(new).to(self.text_encoder.device))[0].float()))
         return torch.stack([self.known[t] for t in texts])
 
     def _ids(self, texts):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORDS', 'WEIGHTS', 'tiny_tokenizer', 'tiny_vae', 'tiny_text_encoder', 'tiny_unet', 'tiny_scheduler', 'on_cpu',
            'PaintedScenes', 'PictureCodec', 'PictureDecoder', 'CaptionedLatents', 'TextToImage', 'encode_both_ways',
-           'make_vae', 'make_generator', 'model_folder']
+           'make_vae', 'make_generator', 'make_tiny', 'model_folder']
 
 # %% ../nbs/24_tiny.ipynb #23fac345
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import Dataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .scenes import COLORS, HARD, Scene, draw_scenes
+from .scenes import COLORS, EASY, HARD, Scene, draw_scenes
 from .training import cosine, train
 
 # %% ../nbs/24_tiny.ipynb #328d24e3
@@ -287,6 +287,20 @@ def make_generator(
           precision='bf16', quiet=quiet)
     return StableDiffusionPipeline(vae=vae, text_encoder=drawer.text_encoder, tokenizer=tokenizer, unet=drawer.unet, scheduler=drawer.scheduler,
                                    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+# %% ../nbs/24_tiny.ipynb #2b384281
+def make_tiny(
+    out:str|Path,     # folder of the finished model
+    runs:str|Path,    # folder for logs and checkpoints; what is finished there is not done again
+    seed:int=0,       # decides everything
+    workers:int=2,    # processes that draw
+    **how,            # other arguments of `make_generator`
+)->Path:              # `out`
+    "Make the miniature from nothing: VAE, generator, weights in half precision"
+    vae = make_vae(Path(runs)/'vae', seed=seed, workers=workers)
+    pipe = make_generator(vae, Path(runs)/'generator', seed=seed, workers=workers, **how)
+    pipe.to(dtype=torch.float16).save_pretrained(out)
+    return Path(out)
 
 # %% ../nbs/24_tiny.ipynb #f46de75a
 WEIGHTS = Path(str(files('textseg')))/'weights'

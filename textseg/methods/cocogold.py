@@ -19,7 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..latents import (TextStates, decode_latents, encode_image, mask_to_latents, segmenting_scheduler, vae_stride, white_noise,
                              widen_conv_in)
-from ..paint import GREEN, binary, paint, projection
+from ..paint import GREEN, paint, projection
 from ..pipeline import TextSegPipeline, denoise, mean_and_spread
 
 # %% ../../nbs/30_methods.cocogold.ipynb #81aa54b8
@@ -84,7 +84,10 @@ class Cocogold:
         self.vae.requires_grad_(False).eval()
         self.embed_text.text_encoder.requires_grad_(False).eval()
 
-    def to(self, device:str|torch.device)->'Cocogold':
+    def to(
+        self,
+        device:str|torch.device,  # where to compute
+    )->'Cocogold':                # itself
         "Move all parts to a device"
         for part in (self.model, self.vae, self.embed_text.text_encoder): part.to(device)
         self.embed_text.known.clear()
@@ -137,3 +140,12 @@ def predict(
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
         return self.read(decode_latents(self.vae, denoise(self.model, self.scheduler, latents, states, noise, self.steps)), image, self.color)
     with torch.no_grad(): return mean_and_spread(torch.stack([one() for _ in range(self.ensemble)]))[0]
+
+# %% ../../nbs/30_methods.cocogold.ipynb #225b2904
+@patch
+def pipeline(
+    self:Cocogold,
+)->TextSegPipeline:  # of the same parts
+    "Make a pipeline, to save, to share and to ask"
+    return TextSegPipeline(unet=self.model, vae=self.vae, text_encoder=self.embed_text.text_encoder, tokenizer=self.embed_text.tokenizer,
+                           scheduler=self.scheduler, color=self.color, steps=self.steps)
