@@ -8,7 +8,7 @@ __all__ = ['SEVERAL', 'clear_errors', 'textseg_scenes', 'textseg_train', 'textse
 # %% ../nbs/40_cli.ipynb #36f972a3
 import sys
 from contextlib import contextmanager
-from json import dumps, loads
+from json import dumps
 from pathlib import Path
 
 from fastcore.script import Param, call_parse
@@ -213,5 +213,5 @@ def textseg_demo(
         lines = demo(out, minutes, seed, rows=tuple(ROWS) if compare else ('tiny',), domain=HARD if hard else EASY, quiet=quiet)
         print(table(lines, first='row'))
         print(f"""seen and unseen are mean IoUs, absent is the share of the photo that was painted for names that are not in it.
-Pictures: {Path(out)/'tiny.png'} (truth above, answer below). Ask it something:
+Pictures: {Path(out)/'tiny.png'} (photos, truths, answers). Ask it something:
   textseg_predict {Path(out)/'tiny'} {Path(out)/'scenes'/'val'/'000000.jpg'} "star" --out mask.png""")

@@ -97,6 +97,7 @@ class Recipe(NamedTuple):
     loop:dict     # arguments of `train`
     method:dict   # fields of the method
 
+# %% ../nbs/39_recipes.ipynb #21a59d3e
 GENTLE = Recipe(dict(batch_size=32, lr=3e-5, lr_schedule=exponential(100)), dict())
 QUICK = Recipe(dict(batch_size=32, lr=2e-3, lr_schedule=cosine(50), betas=(.9, .99), weight_decay=.01, ema=.99, precision='bf16'),
                dict(steps_for=mostly_last(.75), paint_weight=5.))

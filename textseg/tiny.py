@@ -4,27 +4,19 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'WEIGHTS', 'tiny_tokenizer', 'tiny_vae', 'tiny_text_encoder', 'tiny_unet', 'tiny_scheduler', 'on_cpu',
-           'PaintedScenes', 'PictureCodec', 'PictureDecoder', 'CaptionedLatents', 'TextToImage', 'encode_both_ways',
-           'make_vae', 'make_generator', 'make_tiny', 'model_folder']
+           'model_folder']
 
 # %% ../nbs/24_tiny.ipynb #23fac345
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from tokenizers import pre_tokenizers
-from torch import Tensor, nn
-from torch.nn.functional import mse_loss
-from torch.utils.data import Dataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .scenes import COLORS, EASY, HARD, Scene, draw_scenes
-from .training import cosine, train
+from .scenes import COLORS, HARD
 
 # %% ../nbs/24_tiny.ipynb #328d24e3
 def _merges(word):
@@ -94,213 +86,6 @@ def on_cpu(
     "Compute attention by the plain formula, which is faster for tiny pictures on a CPU"
     unet.set_attn_processor(AttnProcessor())
     return unet
-
-# %% ../nbs/24_tiny.ipynb #146c5d27
-class PaintedScenes(Dataset):
-    "Pictures for the VAE: scenes, some with objects painted over in a random colour; item `(epoch, index)`"
-    def __init__(
-        self,
-        scenes:Sequence[Scene],  # all of one size
-        seed:int=0,              # decides flips, objects and colours
-        painted:float=.6,        # share of pictures with paint
-    ): self.scenes, self.seed, self.painted = scenes, seed, painted
-
-    def __len__(self)->int:
-        "Number of scenes"
-        return len(self.scenes)
-
-    def __getitem__(self, at:tuple[int, int])->Tensor:
-        "A picture `(3, S, S)` in [-1, 1]"
-        epoch, i = at
-        rng, scene = np.random.default_rng([self.seed, epoch, i]), self.scenes[i]
-        image = scene.image/127.5 - 1
-        if rng.random()<self.painted:
-            some = scene.masks[rng.random(len(scene.masks))<.5].any(0)
-            color = rng.uniform(-1, 1, 3)
-            image[some] = np.where(rng.random(3)<.6, np.sign(color), color)   # often a pure colour, as paint is
-        if rng.random()<.5: image = image[:, ::-1]
-        return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32).copy())
-
-# %% ../nbs/24_tiny.ipynb #84234f72
-class _Autoencoder(nn.Module):
-    "The VAE with a `forward` that is one round trip, so that accelerate's wrapping sees it"
-    def __init__(self, vae):
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, image, generator):
-        latents = self.vae.encode(image).latent_dist
-        return self.vae.decode(latents.sample(generator)).sample, latents.mean, latents.logvar
-
-# %% ../nbs/24_tiny.ipynb #c2bf010b
-@dataclass
-class PictureCodec:
-    "Teach a VAE to rebuild pictures"
-    vae:AutoencoderKL   # learns
-    pull:float=1e-6     # weight of the pull towards a normal distribution
-
-    def __post_init__(self): self.model = _Autoencoder(self.vae)
-
-    def loss(self, batch:Tensor, generator:torch.Generator)->Tensor:
-        "Absolute plus squared difference of pictures `(B, 3, S, S)`, plus the pull"
-        rebuilt, mean, logvar = (o.float() for o in self.model(batch, generator))
-        pull = .5*(mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
-        error = rebuilt - batch
-        return error.abs().mean() + error.square().mean() + self.pull*pull
-
-# %% ../nbs/24_tiny.ipynb #eae64d1d
-class _Decoder(nn.Module):
-    "The decoding half of a VAE"
-    def __init__(self, vae):
-        super().__init__()
-        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
-
-    def forward(self, latents): return self.decoder(self.post_quant_conv(latents))
-
-# %% ../nbs/24_tiny.ipynb #632f1552
-@dataclass
-class PictureDecoder:
-    "Teach the decoder of a VAE alone"
-    vae:AutoencoderKL   # its encoder is fixed
-
-    def __post_init__(self): self.model = _Decoder(self.vae)
-
-    def loss(self, batch:Tensor, generator:torch.Generator)->Tensor:
-        "Absolute plus squared difference of pictures `(B, 3, S, S)`; nothing is drawn from `generator`"
-        with torch.no_grad(): latents = self.vae.encode(batch).latent_dist.mode()
-        error = self.model(latents).float() - batch
-        return error.abs().mean() + error.square().mean()
-
-# %% ../nbs/24_tiny.ipynb #c40f3e14
-class CaptionedLatents(Dataset):
-    "Latents and captions for the generator; item `(epoch, index)`"
-    def __init__(
-        self,
-        latents:Tensor,            # photos as latents and mirrored photos as latents, `(2, n, C, h, w)`
-        captions:Sequence[str],    # one a photo
-        tokenizer:CLIPTokenizer,   # cuts captions
-        seed:int=0,                # decides flips and empty captions
-        empty:float=.1,            # share of empty captions
-    ):
-        self.latents, self.seed, self.empty = latents, seed, empty
-        cut = tokenizer([*captions, ''], padding='max_length', truncation=True, return_tensors='pt').input_ids
-        self.ids, self.no_text = cut[:-1], cut[-1]
-
-    def __len__(self)->int:
-        "Number of photos"
-        return len(self.ids)
-
-    def __getitem__(self, at:tuple[int, int])->dict:
-        "`latents` `(C, h, w)` and `ids` `(L,)`"
-        epoch, i = at
-        flip, drop = np.random.default_rng([self.seed, epoch, i]).random(2)
-        return dict(latents=self.latents[int(flip<.5), i].float(), ids=self.no_text if drop<self.empty else self.ids[i])
-
-# %% ../nbs/24_tiny.ipynb #9325b722
-class _Drawer(nn.Module):
-    "U-Net and text encoder as one network"
-    def __init__(self, unet, text_encoder):
-        super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
-
-    def forward(self, noisy, t, ids): return self.unet(noisy, t, self.text_encoder(ids)[0]).sample
-
-# %% ../nbs/24_tiny.ipynb #6aefbaad
-@dataclass
-class TextToImage:
-    "Teach a U-Net and its text encoder to draw captions"
-    unet:UNet2DConditionModel    # learns
-    text_encoder:CLIPTextModel   # learns
-    scheduler:DDIMScheduler      # the noise process
-
-    def __post_init__(self): self.model = _Drawer(self.unet, self.text_encoder)
-
-    def loss(self, batch:dict, generator:torch.Generator)->Tensor:
-        "Squared difference between the `v` that was and the `v` that is predicted, at a random step for each picture"
-        latents = batch['latents']
-        t = torch.randint(0, self.scheduler.config.num_train_timesteps, latents.shape[:1], generator=generator, device=latents.device)
-        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-        v = self.model(self.scheduler.add_noise(latents, noise, t), t, batch['ids']).float()
-        return mse_loss(v, self.scheduler.get_velocity(latents, noise, t))
-
-# %% ../nbs/24_tiny.ipynb #ae0d3187
-@torch.no_grad()
-def encode_both_ways(
-    vae:AutoencoderKL,        # encodes
-    images:Sequence[np.ndarray],  # photos `(S, S, 3)` uint8
-    batch_size:int=64,        # photos at a time
-)->Tensor:                    # latents of the photos and of the mirrored photos, `(2, n, C, h, w)` float16, times the VAE's scaling factor
-    "Encode photos once, so that the generator never has to"
-    out = []
-    for at in range(0, len(images), batch_size):
-        batch = torch.from_numpy(np.stack(images[at:at+batch_size])).permute(0, 3, 1, 2)/127.5 - 1
-        out.append(torch.stack([vae.encode(b).latent_dist.mode() for b in (batch, batch.flip(-1))]))
-    return (torch.cat(out, 1)*vae.config.scaling_factor).half()
-
-# %% ../nbs/24_tiny.ipynb #7029a362
-def make_vae(
-    out:str|Path,          # folder of the run
-    n:int=8000,            # scenes to learn from
-    steps:int=2400,        # updates of encoder and decoder
-    decoder_steps:int=3000,  # updates of the decoder alone
-    seed:int=0,            # decides everything
-    size:int=64,           # side of the scenes, pixels
-    workers:int=1,         # processes that draw
-    quiet:bool=False,      # no progress bar
-)->AutoencoderKL:          # with a scaling factor that gives its latents a standard deviation of 1
-    "Teach a fresh VAE"
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        codec = PictureCodec(tiny_vae())
-    scenes = [s for s,_ in draw_scenes(n, seed, 'vae', size, objects=(1, 4), workers=workers)]
-    train(codec, PaintedScenes(scenes, seed), out, steps, batch_size=16, lr=2e-3, lr_schedule=cosine(100), betas=(.9, .99), seed=seed,
-          precision='bf16', quiet=quiet)
-    train(PictureDecoder(codec.vae), PaintedScenes(scenes, seed+1), Path(out)/'decoder', decoder_steps, batch_size=16, lr=1e-3, lr_schedule=cosine(100), betas=(.9, .99),
-          seed=seed, precision='bf16', quiet=quiet)
-    codec.vae.register_to_config(scaling_factor=1.)
-    std = encode_both_ways(codec.vae, [s.image for s in scenes[:512]]).float().std()
-    codec.vae.register_to_config(scaling_factor=round(1/float(std), 4))
-    return codec.vae
-
-# %% ../nbs/24_tiny.ipynb #2b0787ab
-def make_generator(
-    vae:AutoencoderKL,     # frozen
-    out:str|Path,          # folder of the run
-    n:int=30000,           # captioned scenes to learn from
-    steps:int=9000,        # updates
-    batch_size:int=32,     # captions per update
-    lr:float=1e-3,         # learning rate at its highest
-    seed:int=0,            # decides everything
-    size:int=64,           # side of the scenes, pixels
-    workers:int=1,         # processes that draw
-    quiet:bool=False,      # no progress bar
-)->StableDiffusionPipeline:  # text in, picture out
-    "Teach a fresh U-Net and text encoder to draw captioned scenes"
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        tokenizer = tiny_tokenizer(WORDS)
-        drawer = TextToImage(tiny_unet(), tiny_text_encoder(tokenizer), tiny_scheduler())
-    drawn = draw_scenes(n, seed, 'captions', size, objects=(1, 4), workers=workers)
-    data = CaptionedLatents(encode_both_ways(vae, [s.image for s,_ in drawn]), [c for _,c in drawn], tokenizer, seed)
-    on_cpu(drawer.unet)
-    train(drawer, data, out, steps, batch_size=batch_size, lr=lr, lr_schedule=cosine(200), betas=(.9, .99), weight_decay=.01, ema=.999, seed=seed,
-          precision='bf16', quiet=quiet)
-    return StableDiffusionPipeline(vae=vae, text_encoder=drawer.text_encoder, tokenizer=tokenizer, unet=drawer.unet, scheduler=drawer.scheduler,
-                                   safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-
-# %% ../nbs/24_tiny.ipynb #2b384281
-def make_tiny(
-    out:str|Path,     # folder of the finished model
-    runs:str|Path,    # folder for logs and checkpoints; what is finished there is not done again
-    seed:int=0,       # decides everything
-    workers:int=2,    # processes that draw
-    **how,            # other arguments of `make_generator`
-)->Path:              # `out`
-    "Make the miniature from nothing: VAE, generator, weights in half precision"
-    vae = make_vae(Path(runs)/'vae', seed=seed, workers=workers)
-    pipe = make_generator(vae, Path(runs)/'generator', seed=seed, workers=workers, **how)
-    pipe.to(dtype=torch.float16).save_pretrained(out)
-    return Path(out)
 
 # %% ../nbs/24_tiny.ipynb #f46de75a
 WEIGHTS = Path(str(files('textseg')))/'weights'

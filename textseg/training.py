@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -184,6 +185,7 @@ class _Run(NamedTuple):
 @contextmanager
 def _opened(method, checkpoint, precision, accumulate, ema, **adamw):
     "Set up a run, from its checkpoint if there is one; when all went well, leave the method ready to predict"
+    AcceleratorState._reset_state()   # it keeps the precision of the first run in a process, and refuses another
     accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate,
                               dataloader_config=DataLoaderConfiguration(split_batches=True))
     model = method.model.to(accelerator.device).train()
