@@ -202,6 +202,7 @@ def sphinx_docs():
             nb = read_nb(cache/page) if (cache/page).exists() else AttrDict(cells=[])  # a house under construction has no index yet
             write_page(nb, page, source)
         subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-d', f'{d}/doctrees', source, cfg.doc_path], check=True)
+        shutil.rmtree(cfg.doc_path.parent/'jupyter_execute', ignore_errors=True)  # myst-nb leaves it beside the site
 
 
 def main():

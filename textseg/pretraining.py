@@ -222,7 +222,7 @@ def make_tiny(
     runs:str|Path,    # folder for logs and checkpoints; what is finished there is not done again
     seed:int=0,       # decides everything
     workers:int=2,    # processes that draw
-    **how,            # other arguments of `make_generator`
+    **how,            # other arguments of make_generator
 )->Path:              # `out`
     "Make the miniature from nothing: VAE, generator, weights in half precision"
     vae = make_vae(Path(runs)/'vae', seed=seed, workers=workers)

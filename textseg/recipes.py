@@ -34,7 +34,7 @@ from .training import cosine, exponential, train
 def open_model(
     model:str|Path,   # a short name, a folder, or a hub id
     seed:int=0,       # decides random weights
-    **options,        # fields of `Cocogold`
+    **options,        # fields of Cocogold
 )->Cocogold:          # ready to train or to predict
     """Open a generator or a segmenter for the cocogold method.
 
@@ -94,7 +94,7 @@ METHODS = dict(cocogold=Method(_painter, _keep_painter, _open_painter), binary=M
 # %% ../nbs/39_recipes.ipynb #6da7575f
 class Recipe(NamedTuple):
     "The numbers of a training"
-    loop:dict     # arguments of `train`
+    loop:dict     # arguments of train
     method:dict   # fields of the method
 
 # %% ../nbs/39_recipes.ipynb #21a59d3e
@@ -104,7 +104,7 @@ QUICK = Recipe(dict(batch_size=32, lr=2e-3, lr_schedule=cosine(50), betas=(.9, .
 
 # %% ../nbs/39_recipes.ipynb #3ebbc76f
 def recipe_for(
-    model:str|Path,  # as in `open_model`
+    model:str|Path,  # as in open_model
 )->Recipe:           # the numbers to train it with
     "Choose the numbers for a model"
     return QUICK if model in ('tiny', 'scratch', 'tiny-seg') else GENTLE
@@ -131,14 +131,14 @@ def few_pairs(
 
 # %% ../nbs/39_recipes.ipynb #c2499ba0
 def size_of(
-    method:Cocogold|Logits,  # any of `METHODS`
+    method:Cocogold|Logits,  # any of METHODS
 )->int:                      # pixels
     "Say how large the photos are that a method was made for"
     return method.model.config.sample_size*vae_stride(method.vae)
 
 # %% ../nbs/39_recipes.ipynb #7c402a57
 def model_size(
-    model:str|Path,  # as in `open_model`
+    model:str|Path,  # as in open_model
 )->int:              # pixels
     """Say how large the photos are that a model was made for, without opening its weights.
 
@@ -170,13 +170,13 @@ def fine_tune(
     data:TextSegmentation,     # what to learn from
     out:str|Path,              # folder of the run
     steps:int,                 # updates
-    method:str='cocogold',     # of `METHODS`
-    model:str|Path='tiny',     # as in `open_model`
+    method:str='cocogold',     # of METHODS
+    model:str|Path='tiny',     # as in open_model
     seed:int=0,                # decides everything
     shown:Source|None=None,    # photos for the pictures on the way; none when None
     show_every:int=500,        # steps between pictures
     quiet:bool=False,          # no progress bar
-    **changes,                 # arguments of `train`, or fields of the method, that differ from the recipe
+    **changes,                 # arguments of train, or fields of the method, that differ from the recipe
 )->Trainable:                  # trained; kept in `out/pipeline`
     """Fine-tune a model, and leave a run folder.
 
@@ -253,7 +253,7 @@ def demo(
     out:str|Path,            # folder for everything
     minutes:float=8.,        # of training for each row, on two cores
     seed:int=0,              # decides everything
-    rows:Sequence[str]=('tiny',),  # which rows of the table: of `ROWS`
+    rows:Sequence[str]=('tiny',),  # which rows of the table: of ROWS
     n:int=4000,              # scenes to train on
     n_val:int=200,           # scenes to score on
     domain:Domain=EASY,      # the world

@@ -34,7 +34,7 @@ def uniform_steps(
 # %% ../../nbs/30_methods.cocogold.ipynb #ec49e32e
 def mostly_last(
     share:float=.75,  # of pictures that get the last step; the others get any; 1 trains for one step alone
-)->Callable[[int, int, torch.Generator], Tensor]:  # as `uniform_steps`
+)->Callable[[int, int, torch.Generator], Tensor]:  # a rule of the form of uniform_steps
     "Make a rule that prefers the last step, which is pure noise"
     def steps_for(n, steps, generator):
         last = torch.rand(n, generator=generator, device=generator.device) < share
@@ -53,7 +53,7 @@ def squared(
 def focal(
     predicted:Tensor,  # `(B, C, h, w)`
     wanted:Tensor,     # the same shape
-    gamma:float=2.,    # how strongly small errors are passed over; 0 is `squared`
+    gamma:float=2.,    # how strongly small errors are passed over; 0 is the squared error
 )->Tensor:             # an error for each latent, `(B, C, h, w)`
     """Square the difference, and pass over what is nearly right.
 
@@ -97,7 +97,7 @@ class Cocogold:
 def cocogold(
     folder:str|Path,     # a Stable Diffusion folder or hub id, or one of ours, or of Marigold's
     color:Sequence[float]=GREEN,  # the paint, RGB in [-1, 1]
-    **options,           # other fields of `Cocogold`
+    **options,           # other fields of Cocogold
 )->Cocogold:             # ready to train; its U-Net is widened if it takes one picture only
     "Build the method around a generator"
     models = dict(unet=UNet2DConditionModel, vae=AutoencoderKL, text_encoder=CLIPTextModel)   # weights may be kept in half precision, but learn in full
