@@ -63,16 +63,20 @@ def _several(text):
     return [t.strip() for t in text.split(',')] if text else []
 
 # %% ../nbs/40_cli.ipynb #29c30252
-def _data(root, split, size, seed, names, min_side, absent, balanced, skip_bad, phrases):
-    "The examples of a data folder, and the source; what was left out is said"
+def _source(root, split, names, smallest, tolerant):
+    "A data folder with the names and photos that are wanted; what was left out is said"
     from textseg.coco import open_source, select
+    source = open_source(root, split, skip_bad=tolerant)
+    if names or smallest: source = select(source, smallest, _several(names) or None)
+    if source.skipped: print(source.report())
+    return source
+
+def _examples(source, size, seed, absent, balanced, phrases):
+    "The examples of a source, their names said in other words too if asked for"
     from textseg.data import TextSegmentation
     from textseg.prompts import SYNONYMS, TEMPLATES
-    source = open_source(root, split, skip_bad=skip_bad)
-    if names or min_side: source = select(source, min_side, _several(names) or None)
-    if source.skipped: print(source.report())
     said = dict(templates=TEMPLATES, synonyms=SYNONYMS) if phrases else {}
-    return source, TextSegmentation(source, size, seed, absent=absent, balanced=balanced, **said)
+    return TextSegmentation(source, size, seed, absent=absent, balanced=balanced, **said)
 
 # %% ../nbs/40_cli.ipynb #24c5dc10
 @call_parse
@@ -111,8 +115,9 @@ def textseg_train(
         from textseg.methods import cocogold
         from textseg.paint import parse_color
         from textseg.recipes import fine_tune, model_size
-        source, examples = _data(data, split, size or model_size(model), seed, names, smallest, absent, balanced, tolerant, phrases)
-        fine_tune(examples, out, steps, method, model, seed=seed, shown=source, show_every=show, quiet=quiet, color=parse_color(color),
+        source = _source(data, split, names, smallest, tolerant)
+        examples = _examples(source, size or model_size(model), seed, absent, balanced, phrases)
+        fine_tune(examples, out, steps, method, model, seed, source, show, quiet, color=parse_color(color),
                   error=cocogold.focal if focal else cocogold.squared, noise=multires_noise if multires else white_noise, workers=workers,
                   accumulate=accumulate, save_every=save, **{k:v for k,v in dict(batch_size=batch, lr=lr, precision=precision).items() if v is not None})
         print(f'{out}: {len(examples)} photos, {steps} steps; the model is in {Path(out)/"pipeline"}')
@@ -139,16 +144,13 @@ def textseg_eval(
     "Score a segmenter on a data folder"
     with clear_errors():
         _quieten()
-        from textseg.coco import open_source, select
         from textseg.core import write_atomic
         from textseg.data import FixedPairs, make_pairs
         from textseg.evaluation import evaluate, summaries, table, to_json
         from textseg.recipes import few_pairs, open_segmenter, size_of
         _need(data=data)
         if by not in ('group', 'name', 'size'): raise DataError(f"a table has lines by group, name or size, got '{by}'")
-        method, source = open_segmenter(model), open_source(data, split, skip_bad=tolerant)
-        if names or smallest: source = select(source, smallest, _several(names) or None)
-        if source.skipped: print(source.report())
+        method, source = open_segmenter(model), _source(data, split, names, smallest, tolerant)
         if steps: method.steps = steps
         method.ensemble = ensemble
         pairs = few_pairs(source, limit, seed) if limit else make_pairs(source, seed=seed)
