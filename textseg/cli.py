@@ -115,9 +115,8 @@ def textseg_train(
         from textseg.methods import cocogold
         from textseg.paint import parse_color
         from textseg.recipes import fine_tune, model_size
-        source = _source(data, split, names, smallest, tolerant)
-        examples = _examples(source, size or model_size(model), seed, absent, balanced, phrases)
-        fine_tune(examples, out, steps, method, model, seed, source, show, quiet, color=parse_color(color),
+        examples = _examples(_source(data, split, names, smallest, tolerant), size or model_size(model), seed, absent, balanced, phrases)
+        fine_tune(examples, out, steps, method, model, seed, examples.source, show, quiet, color=parse_color(color),
                   error=cocogold.focal if focal else cocogold.squared, noise=multires_noise if multires else white_noise, workers=workers,
                   accumulate=accumulate, save_every=save, **{k:v for k,v in dict(batch_size=batch, lr=lr, precision=precision).items() if v is not None})
         print(f'{out}: {len(examples)} photos, {steps} steps; the model is in {Path(out)/"pipeline"}')
