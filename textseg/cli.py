@@ -90,7 +90,7 @@ def textseg_train(
     size:int=None,           # side of the examples, pixels; as the model was made for when not given
     names:str='',            # names to learn, with commas between; all that aren't held out when empty
     smallest:int=0,          # leave out photos with a shorter side, pixels; the article takes 300
-    absent:float=.15,        # chance to ask for a name that is not in the photo
+    absent:float=.2,         # chance to ask for a name that is not in the photo
     balanced:bool=True,      # ask for each category equally often
     phrases:bool=False,      # say names in other words too: templates and synonyms
     color:str='green',       # the paint: a name or #rrggbb

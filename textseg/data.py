@@ -86,7 +86,7 @@ class TextSegmentation(Dataset):
         seed:int=0,                                      # decides every choice, together with `(epoch, index)`
         names:Collection[str]|None=None,                 # names to ask for; all that aren't held out when None
         absent:float=0.,                                 # chance to ask for a name that is not in the photo
-        balanced:bool=False,                             # ask for each category equally often, by any of its names
+        balanced:bool=False,                             # ask for each category equally often
         flip:float=.5,                                   # chance to mirror the example
         crop:Callable=choose_crop,                       # `(boxes, width, height, rng) -> (square, index)`
         templates:Sequence[str]=('{}',),                 # how a name is said; see `prompt_for`
@@ -123,8 +123,12 @@ class TextSegmentation(Dataset):
         "Photo and name; the name stays open when the photo comes first"
         if not self.balanced: return self.image_ids[index], None
         by_name = self.photos_with[rng.choice(list(self.photos_with))]
-        name = rng.choice(list(by_name))
+        name = self._choose(by_name, rng)
         return rng.choice(by_name[name]), name
+
+    def _choose(self, names, rng):
+        "One of some names, each as often as the source says"
+        return rng.choices(list(names), [self.source.often[n] for n in names])[0]
 
     def _square(self, image_id, name, rng):
         "A square that shows an object, and the object's name"
@@ -133,7 +137,7 @@ class TextSegmentation(Dataset):
         may_show = frozenset().union(*wanted.values())
         objects = [a for a in self.source.annotations(image_id) if not a.crowd and a.category_id in may_show]
         crop, chosen = self.crop([a.box for a in objects], photo.width, photo.height, rng)
-        return crop, rng.choice([n for n,cs in wanted.items() if objects[chosen].category_id in cs])
+        return crop, self._choose([n for n,cs in wanted.items() if objects[chosen].category_id in cs], rng)
 
     def _missing(self, image_id, rng):
         "Any square, and a name of nothing in the photo"

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['encode_image', 'decode_latents', 'vae_stride', 'mask_to_latents', 'TextStates', 'widen_conv_in',
-           'segmenting_scheduler', 'white_noise', 'multires_noise']
+           'segmenting_scheduler', 'uniform_steps', 'mostly_last', 'white_noise', 'multires_noise']
 
 # %% ../nbs/21_latents.ipynb #ba7ce53d
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +108,25 @@ def segmenting_scheduler(
     """
     return DDIMScheduler.from_config(scheduler.config, prediction_type='v_prediction', rescale_betas_zero_snr=True,
                                      timestep_spacing='trailing', set_alpha_to_one=True, clip_sample=False, steps_offset=0)
+
+# %% ../nbs/21_latents.ipynb #f3bc51fe
+def uniform_steps(
+    n:int,                      # how many
+    steps:int,                  # steps of the noise process
+    generator:torch.Generator,  # draws
+)->Tensor:                      # `(n,)` int64 in [0, steps)
+    "Draw steps from all of them alike"
+    return torch.randint(0, steps, (n,), generator=generator, device=generator.device)
+
+# %% ../nbs/21_latents.ipynb #7bf9be0f
+def mostly_last(
+    share:float=.75,  # of pictures that get the last step; the others get any; 1 trains for one step alone
+)->Callable[[int, int, torch.Generator], Tensor]:  # a rule of the form of uniform_steps
+    "Make a rule that prefers the last step, which is pure noise"
+    def steps_for(n, steps, generator):
+        last = torch.rand(n, generator=generator, device=generator.device) < share
+        return torch.where(last, steps-1, uniform_steps(n, steps, generator))
+    return steps_for
 
 # %% ../nbs/21_latents.ipynb #f73d9598
 def white_noise(

@@ -21,8 +21,8 @@ from .coco import Source, open_source
 from .core import DataError, Trainable, did_you_mean, rng_for, write_atomic
 from .data import FixedPairs, Pair, TextSegmentation, collate, make_pairs
 from .evaluation import Row, answers, evaluate, summaries, table, to_json
-from .latents import TextStates, vae_stride
-from .methods.cocogold import Cocogold, cocogold, mostly_last
+from .latents import TextStates, mostly_last, vae_stride
+from .methods.cocogold import Cocogold, cocogold
 from .methods.logits import Logits, logits_out
 from .paint import GREEN, binary, brightness
 from .pipeline import TextSegPipeline
@@ -264,7 +264,7 @@ def demo(
     out, lines, steps = Path(out), {}, max(1, round(minutes*STEPS_PER_MINUTE))
     if not (out/'scenes').exists(): write_scenes(out/'scenes', n, n_val, seed=seed, domain=domain, workers=workers)
     train_on, val = open_source(out/'scenes', 'train'), open_source(out/'scenes', 'val')
-    data = TextSegmentation(train_on, size=64, seed=seed, balanced=True, absent=.15)
+    data = TextSegmentation(train_on, size=64, seed=seed, balanced=True, absent=.2)
     for row in rows:
         model, kind = ROWS[row]
         began = time.time()

@@ -62,15 +62,14 @@ def kinds(
 # %% ../nbs/17_scenes.ipynb #7737587d
 def names_of(
     domain:Domain,  # the world
-)->list[dict]:      # `name`, `category_ids`, and `unseen` where the name is held out
+)->list[dict]:      # `name`, `category_ids`, `often`, and `unseen` where the name is held out
     "List the texts that can be asked for in a world, with the categories each stands for"
     ids = {k:i for i,k in enumerate(kinds(domain), 1)}
     def stands_for(**want): return [i for k,i in ids.items() if all(getattr(k, a)==v for a,v in want.items())]
-    pairs = [dict(name=f'{c} {s}', category_ids=stands_for(color=c, shape=s), unseen=(c, s) in domain.held_out)
-             for c,s in product(COLORS, domain.shapes)]
-    return pairs + ([dict(name=f'{t} {s}', category_ids=stands_for(texture=t, shape=s)) for t,s in product(domain.textures, domain.shapes)]
-                    + [dict(name=s, category_ids=stands_for(shape=s)) for s in domain.shapes]
-                    + [dict(name=c, category_ids=stands_for(color=c)) for c in COLORS])
+    def name(text, often, **want): return dict(name=text, category_ids=stands_for(**want), often=often)
+    return ([name(f'{c} {s}', 2, color=c, shape=s) | dict(unseen=(c, s) in domain.held_out) for c,s in product(COLORS, domain.shapes)]
+            + [name(f'{t} {s}', 2.5, texture=t, shape=s) for t,s in product(domain.textures, domain.shapes)]
+            + [name(s, 3, shape=s) for s in domain.shapes] + [name(c, 1, color=c) for c in COLORS])
 
 # %% ../nbs/17_scenes.ipynb #7d6ca91e
 def _star(u, v):
@@ -190,11 +189,12 @@ def draw_scene(
 # %% ../nbs/17_scenes.ipynb #68542144
 def scene_caption(
     scene:Scene,              # what to tell
-    rng:np.random.Generator,  # shuffles the order
+    rng:np.random.Generator,  # shuffles the order, and chooses what is left out
+    brief:float=0.,           # chance to leave out the texture of an object, and the same for its colour
 )->str:                       # such as 'a plain red star and a striped blue circle'
     "Name all objects of a scene in one sentence"
-    things = [f'a {scene.kinds[i].name}' for i in rng.permutation(len(scene.kinds))]
-    return ' and '.join(things)
+    def thing(kind): return ' '.join(['a', *(w for w in kind[:2] if rng.random()>=brief), kind.shape])
+    return ' and '.join([thing(scene.kinds[i]) for i in rng.permutation(len(scene.kinds))])
 
 # %% ../nbs/17_scenes.ipynb #860c755f
 def _draw_one(i, seed, stream, size, domain, objects):

@@ -46,6 +46,7 @@ class Source(Protocol):
     categories:dict[int, str]          # id -> name
     names:dict[str, tuple[int, ...]]   # a text -> ids of the categories it stands for
     unseen:tuple[str, ...]             # those of `names` that are held out from training
+    often:dict[str, float]             # name -> how often to ask for it, against the others
     image_ids:list[int]                # the photos
     skipped:dict[str, int]             # reason -> how many were left out for it
 
@@ -73,13 +74,14 @@ class BaseSource:
         for entry in names or []:
             try:
                 name, ids = entry['name'], tuple(entry['category_ids'])
-                known = bool(ids) and set(ids)<=categories.keys()
+                known = bool(ids) and set(ids)<=categories.keys() and entry.get('often', 1)>0
             except (KeyError, TypeError): known = False
             if not known or not isinstance(name, str) or not name or name in self.names:
-                raise DataError(f"{path}: each of 'names' needs a name of its own and known category_ids, "
-                                f"got {reprlib.repr(entry)}")
+                raise DataError(f"{path}: each of 'names' needs a name of its own and known category_ids "
+                                f"(and 'often', if given, above 0), got {reprlib.repr(entry)}")
             self.names[name] = ids
         self.unseen = tuple(entry['name'] for entry in names or [] if entry.get('unseen'))
+        self.often = dict.fromkeys(self.names, 1.) | {entry['name']:float(entry['often']) for entry in names or [] if 'often' in entry}
 
     def _known(self, category_ids):
         "`category_ids` as a list, each of them in this source"

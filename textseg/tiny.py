@@ -66,12 +66,13 @@ def tiny_text_encoder(
 def tiny_unet(
     channels:tuple[int, ...]=(32, 64, 96),  # at 16 x 16, 8 x 8 and 4 x 4 latents
 )->UNet2DConditionModel:                    # with random weights
-    "Make the U-Net: it reads the text where the picture is small"
+    "Make the U-Net: it reads the text where the picture is small, and a summary of it everywhere"
     return UNet2DConditionModel(
         sample_size=16, in_channels=8, out_channels=8, block_out_channels=channels, layers_per_block=2, cross_attention_dim=64,
         down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
         up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
-        attention_head_dim=tuple(c//32 for c in channels), norm_num_groups=8, resnet_time_scale_shift='scale_shift')
+        attention_head_dim=tuple(c//32 for c in channels), norm_num_groups=8, resnet_time_scale_shift='scale_shift',
+        addition_embed_type='text', addition_embed_type_num_heads=4)
 
 # %% ../nbs/24_tiny.ipynb #eb829036
 def tiny_scheduler()->DDIMScheduler:  # 1000 steps, v-prediction
