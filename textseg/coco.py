@@ -5,15 +5,17 @@
 # %% ../nbs/11_coco.ipynb #8998c1e0
 from __future__ import annotations
 
-import os, reprlib
-
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from .cocofile import inside, leave_out, read_categories, read_json, read_table, union
+from .cocofile import inside, leave_out, missing_files
 from .core import Box, DataError, did_you_mean
+from .index import open_index
+from .outlines import outline_fault, union
+from .layout import find_part, places
 from .photo import open_ids, stored_size
 from .source import ARTICLE_CATEGORIES, Annotation, BaseSource, Count, Photo, Source, box_slices, category_histogram, select
 
@@ -21,58 +23,51 @@ from .source import ARTICLE_CATEGORIES, Annotation, BaseSource, Count, Photo, So
 __all__ = ['KINDS', 'CocoInstances', 'CocoPanoptic', 'LabelMaps', 'open_source', 'Photo', 'Annotation', 'Source', 'Count',
            'ARTICLE_CATEGORIES', 'select', 'category_histogram']
 
-# %% ../nbs/11_coco.ipynb #47cc453a
+# %% ../nbs/11_coco.ipynb #7e183cd8
 _all_ = ['Photo', 'Annotation', 'Source', 'Count', 'ARTICLE_CATEGORIES', 'select', 'category_histogram']  # so that one import is enough
 
-def _first(root, what, places):
-    "The first of `places` below `root` that exists"
-    for place in places:
-        if (Path(root)/place).exists(): return Path(root)/place
-    raise DataError(f"{root} has no {what}: looked for {', '.join(places)}")
-
-def _splits(split):
-    "The names a split goes by: with and without COCO's year"
-    base = split.removesuffix('2017')
-    return list(dict.fromkeys((split, base, base+'2017')))
-
-def _photo_folders(split): return [p for s in _splits(split) for p in (s, f'images/{s}')]
-
-def _json_files(kind, split): return [f'annotations/{kind}_{s}.json' for s in _splits(split)]
-
-def _map_folders(split): return [p for s in _splits(split) for p in (f'annotations/panoptic_{s}', f'panoptic_{s}')]
-
-def _label_folders(split): return [f'{s}annot' for s in _splits(split)]
-
 # %% ../nbs/11_coco.ipynb #d8e466ee
-def _missing(folder, names):
-    "Those of `names` that are no files in `folder`: one listing per folder is faster than 100,000 questions"
-    listed = {d: set(os.listdir(folder/d)) if (folder/d).is_dir() else set() for d in {os.path.dirname(n) for n in names}}
-    return {n for n in names if os.path.basename(n) not in listed[os.path.dirname(n)]}
-
 class _Coco(BaseSource):
     "What instances and panoptic share: a table, and answers from it"
-    def _open(self, root, path, photos, data, outlined, skip_bad):
-        self.root, self.path, self.skip_bad = Path(root), path, skip_bad
-        self._set_names(path, read_categories(path, data['categories']), data.get('names'))
-        self._folder = photos
-        self._table, self.skipped = read_table(path, data, self.categories, photos, outlined, skip_bad)
-        self.image_ids = self._table.image_ids.tolist()
+    def _open(self, root, path, kind, photos, maps, skip_bad, index):
+        self.root, self.path, self.skip_bad, self._folder = Path(root), path, skip_bad, photos
+        self._opened = open_index(path, kind, photos, maps, skip_bad, index)
+        self._set_names(path, dict(self._opened.about['categories']), self._opened.about['names'])
+        self.skipped, self.image_ids = Counter(self._opened.about['skipped']), self._table.image_ids.tolist()
         self._keep_present(photos, self._table.files, 'photo whose file is missing')
 
+    @property
+    def _table(self): return self._opened.table  # not kept: the table pickles as its values, what was opened as the name of a file
+
     def _keep_present(self, folder, files, reason):
-        "Keep the photos whose file is in `folder`; `files` has one name per photo, `None` where the JSON names none"
-        missing, listed = {None, *_missing(folder, [f for f in files if f])}, set(self.image_ids)
-        gone = {i: f for i, f in zip(self._table.image_ids.tolist(), files) if f in missing and i in listed}
-        self.skipped += leave_out(self.path, {f'photo {i} ({f})': reason for i, f in gone.items()}, self.skip_bad)
-        self.image_ids = [i for i in self.image_ids if i not in gone]
+        "Keep the photos whose file is in `folder`; `files` has one name per photo, empty where the JSON names none"
+        if missing := missing_files(folder, files):
+            listed = set(self.image_ids)
+            gone = {i: f for i, f in zip(self._table.image_ids.tolist(), files) if f in missing and i in listed}
+            self.skipped += leave_out(self.path, {f'photo {i} ({f or None})': reason for i, f in gone.items()}, self.skip_bad)
+            self.image_ids = [i for i in self.image_ids if i not in gone]
         if not self.image_ids: raise DataError(f"{self.path} names {len(files)} photos, but {folder} has no file of theirs; move them there")
+
+    def sizes(self)->np.ndarray:  # (M, 2) int64, width and height in pixels
+        "The sizes of all photos, in the order of `image_ids`"
+        return self._table.sizes[np.searchsorted(self._table.image_ids, self.image_ids)]
+
+    def instances(self,
+        image_ids:Iterable[int]|None=None,  # of these photos only; None: all
+    )->tuple[np.ndarray, np.ndarray]:       # (N,) int64 each, photo by photo
+        "The photo and the category of everything that is no crowd"
+        t, ids = self._table, self.image_ids if image_ids is None else image_ids
+        use = ~t.crowd
+        if len(self.categories)<len(self._opened.about['categories']): use &= np.isin(t.category_ids, list(self.categories))
+        if len(ids)<len(t.image_ids): use &= np.isin(t.owners, ids)
+        return t.owners[use], t.category_ids[use]
 
     def photo(self,
         image_id:int,  # an id of this source
     )->Photo:          # path and size
         "The path and size of a photo; `DataError` if the id is unknown"
         i = self._table.index(image_id)
-        return Photo(int(image_id), self._folder/self._table.files[i], *self._table.sizes[i].tolist())
+        return Photo(int(image_id), inside(self._folder, self._table.files[i]), *self._table.sizes[i].tolist())
 
     def annotations(self,
         image_id:int,       # an id of this source
@@ -91,11 +86,18 @@ class CocoInstances(_Coco):
         skip_bad:bool=False,        # leave out what is broken and count it, instead of raising
         annotations:str|None=None,  # the JSON, below root; found by the split if None
         photos:str|None=None,       # the folder of the photos, below root; found by the split if None
+        index:bool|None=None,       # use an index of the JSON, made when missing; None: if the JSON has 4 MB or more
     ):
-        path = _first(root, 'instances', [annotations] if annotations else _json_files('instances', split))
-        data = read_json(path, 'images', 'annotations', 'categories')
-        folder = _first(root, 'photos', [photos] if photos else _photo_folders(split))
-        self._open(root, path, folder, data, outlined=True, skip_bad=skip_bad)
+        path = find_part(root, 'instances', split, annotations)
+        folder = find_part(root, 'photos', split, photos)
+        self._open(root, path, 'instances', folder, None, skip_bad, index)
+
+    def _outline(self, row, width, height):
+        "One outline; those of an index are checked once more, for a file may rot, or be forged"
+        outline, where = self._table.outlines[row], self._opened.where
+        if where and (fault := outline_fault(outline, width, height)):
+            raise DataError(f"{where} is damaged ({fault}); delete it, and it will be made again")
+        return outline
 
     def category_mask(self,
         image_id:int,                # the photo
@@ -107,33 +109,23 @@ class CocoInstances(_Coco):
         Raises `DataError` if the photo or a category is unknown, `ValueError` if the box leaves the photo.
         """
         photo, t = self.photo(image_id), self._table
-        window, rows = box_slices(box, photo.width, photo.height), t.rows(image_id)
-        wanted = np.isin(t.category_ids[rows], self._known(category_ids))
-        def draw(which):
-            return union([t.outlines[rows.start+i] for i in np.flatnonzero(which)], photo.width, photo.height, window)
-        mask = draw(wanted & ~t.crowd[rows])
-        return mask, draw(wanted & t.crowd[rows]) & ~mask
+        window, rows, wanted = box_slices(box, photo.width, photo.height), t.rows(image_id), self._known(category_ids)
+        outlines = [[], []]  # of instances, of crowds
+        for row, category, crowd in zip(range(rows.start, rows.stop), t.category_ids[rows].tolist(), t.crowd[rows].tolist()):
+            if category in wanted: outlines[crowd].append(self._outline(row, photo.width, photo.height))
+        mask, ignore = (union(some, photo.width, photo.height, window) for some in outlines)
+        return mask, ignore & ~mask if outlines[1] else ignore
 
 # %% ../nbs/11_coco.ipynb #d39bebc2
-def _distinct(ids):
-    "The distinct values of an id map, ascending; neighbours are mostly equal, so only changes are sorted"
+def _runs(ids):
+    "The values of an id map where they change, and how long each lasts: neighbours are mostly equal, so these are few"
     flat = ids.ravel()
-    return np.unique(flat[np.r_[True, flat[1:]!=flat[:-1]]])
+    starts = np.r_[0, np.flatnonzero(flat[1:]!=flat[:-1])+1]
+    return flat[starts], np.diff(starts, append=flat.size)
 
-def _segments(path, entries):
-    "The segments of all photos as flat rows, and the PNG name of each photo"
-    maps, rows = {}, []
-    for entry in entries:
-        try:
-            image_id, name = int(entry['image_id']), entry['file_name']
-            segments = [dict(s, image_id=image_id) for s in entry['segments_info']]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path} needs image_id, file_name and segments_info in each annotation, "
-                            f"but one is {reprlib.repr(entry)}; repair it, or open it as instances") from error
-        if image_id in maps: raise DataError(f"{path} has two segment maps for photo {image_id}; keep one")
-        maps[image_id] = name
-        rows += segments
-    return maps, rows
+def _distinct(ids):
+    "The distinct values of an id map, ascending"
+    return np.unique(_runs(ids)[0])
 
 class CocoPanoptic(_Coco):
     "Photos in which every pixel has a segment, as in COCO's `panoptic_train2017.json` and its folder of PNG files"
@@ -144,17 +136,31 @@ class CocoPanoptic(_Coco):
         annotations:str|None=None,  # the JSON, below root; found by the split if None
         photos:str|None=None,       # the folder of the photos, below root; found by the split if None
         maps:str|None=None,         # the folder of the PNG files, below root; found by the split if None
+        index:bool|None=None,       # use an index of the JSON, made when missing; None: if the JSON has 4 MB or more
     ):
-        path = _first(root, 'panoptic annotations', [annotations] if annotations else _json_files('panoptic', split))
-        data = read_json(path, 'images', 'annotations', 'categories')
-        names, rows = _segments(path, data['annotations'])
-        folder = _first(root, 'photos', [photos] if photos else _photo_folders(split))
-        self._maps = _first(root, 'panoptic PNG files', [maps] if maps else _map_folders(split))
-        self._open(root, path, folder, data | {'annotations': rows}, outlined=False, skip_bad=skip_bad)
-        self.things = frozenset(c['id'] for c in data['categories'] if c.get('isthing', 1))
-        self._files = [names.get(i) for i in self._table.image_ids.tolist()]
-        for name in names.values(): inside(self._maps, name)
-        self._keep_present(self._maps, self._files, 'photo without its segment map')
+        path = find_part(root, 'panoptic', split, annotations)
+        folder = find_part(root, 'photos', split, photos)
+        self._maps = find_part(root, 'panoptic PNG files', split, maps)
+        self._open(root, path, 'panoptic', folder, self._maps, skip_bad, index)
+        self.things = frozenset(self._opened.about['things'])
+        self._keep_present(self._maps, self._opened.maps, 'photo without its segment map')
+
+    def _ids(self, image_id):
+        "The segment map as the PNG has it, of the size of the photo, and the PNG"
+        photo, path = self.photo(image_id), inside(self._maps, self._opened.maps[self._table.index(image_id)])
+        ids = open_ids(path)
+        if ids.shape!=(photo.height, photo.width):
+            raise DataError(f"{path} is {ids.shape[1]}x{ids.shape[0]}, but the photo is {photo.width}x{photo.height}; "
+                            "they belong to different versions")
+        return ids, path
+
+    def _strange(self, path, values, known):
+        "Ids that the JSON does not know; an error unless `skip_bad`"
+        strange = np.setdiff1d(values, [0, *known])
+        if len(strange) and not self.skip_bad:
+            raise DataError(f"{path} holds the segment id {strange[0]}, which {self.path} does not know; "
+                            "repair it, or open with skip_bad=True to ignore its pixels")
+        return strange.tolist()
 
     def segment_map(self,
         image_id:int,  # the photo
@@ -163,17 +169,10 @@ class CocoPanoptic(_Coco):
 
         Raises `DataError` if the PNG is broken, of another size, or holds ids that the JSON does not know (void with `skip_bad`).
         """
-        photo, t = self.photo(image_id), self._table
-        path, rows = inside(self._maps, self._files[t.index(image_id)]), t.rows(image_id)
-        ids = open_ids(path)
-        if ids.shape!=(photo.height, photo.width):
-            raise DataError(f"{path} is {ids.shape[1]}x{ids.shape[0]}, but the photo is {photo.width}x{photo.height}; "
-                            "they belong to different versions")
-        strange = np.setdiff1d(_distinct(ids), [0, *t.ids[rows]])
-        if len(strange) and not self.skip_bad:
-            raise DataError(f"{path} holds the segment id {strange[0]}, which {self.path} does not know; "
-                            "repair it, or open with skip_bad=True to ignore its pixels")
-        if len(strange): ids[np.isin(ids, strange)] = 0
+        (ids, path), t = self._ids(image_id), self._table
+        rows = t.rows(image_id)
+        strange = self._strange(path, _distinct(ids), t.ids[rows].tolist())
+        if strange: ids[np.isin(ids, strange)] = 0
         columns = zip(*(column[rows].tolist() for column in (t.ids, t.category_ids, t.areas, t.crowd)))
         return ids, [dict(id=i, category_id=c, area=area, iscrowd=int(crowd), isthing=int(c in self.things))
                      for i, c, area, crowd in columns]
@@ -185,12 +184,15 @@ class CocoPanoptic(_Coco):
     )->tuple[np.ndarray, np.ndarray]:  # mask and pixels to ignore, each (H, W) bool of the photo or of the box
         """Mark the segments of some categories; their crowds and all void pixels are ignored.
 
-        Raises `DataError` if the photo or a category is unknown, `ValueError` if the box leaves the photo.
+        Raises `DataError` if the photo or a category is unknown, or ids in the box; `ValueError` if the box leaves the photo.
         """
-        wanted, (ids, segments) = self._known(category_ids), self.segment_map(image_id)
-        ids = ids[box_slices(box, *ids.shape[::-1])]
-        own = {crowd: [s['id'] for s in segments if s['category_id'] in wanted and s['iscrowd']==crowd] for crowd in (0, 1)}
-        return np.isin(ids, own[0]), np.isin(ids, [0, *own[1]])
+        wanted, (ids, path), t = self._known(category_ids), self._ids(image_id), self._table
+        ids, rows = ids[box_slices(box, *ids.shape[::-1])], t.rows(image_id)
+        values, lengths = _runs(ids)
+        segments = list(zip(*(column[rows].tolist() for column in (t.ids, t.category_ids, t.crowd))))
+        own = {crowd: [i for i, category, c in segments if category in wanted and c==crowd] for crowd in (False, True)}
+        own[True] += [0, *self._strange(path, values, [i for i, *_ in segments])]
+        return tuple(np.repeat(np.isin(values, own[crowd]), lengths).reshape(ids.shape) for crowd in (False, True))
 
 # %% ../nbs/11_coco.ipynb #cbea2937
 _UNLABELLED = {'unlabelled', 'unlabeled', 'void', 'ignore', 'ignored'}
@@ -215,8 +217,8 @@ class LabelMaps(BaseSource):
         skip_bad:bool=False,  # leave out photos without a map, and maps without a photo, instead of raising
     ):
         self.root = Path(root)
-        photos, maps = _first(root, 'photos', _photo_folders(split)), _first(root, 'label maps', _label_folders(split))
-        self.path = _first(root, 'names of classes', ['classes.txt'])
+        photos, maps = find_part(root, 'photos', split), find_part(root, 'labels', split)
+        self.path = find_part(root, 'names of classes', split)
         lines = _class_names(self.path)
         self._ignored = [i for i, name in enumerate(lines) if name.lower() in _UNLABELLED] + [255]*(len(lines)<256)
         self._values = [*range(len(lines)), 255]
@@ -290,9 +292,9 @@ def open_source(
     Raises `DataError` if there is no data for the split, `ValueError` if the kind is unknown.
     """
     if kind not in (None, *KINDS): raise ValueError(f"there is no kind of data called '{kind}'; {did_you_mean(kind, KINDS)}")
-    marks = {name: _json_files(name, split) for name in ('instances', 'panoptic')} | {'labels': _label_folders(split)}
+    marks = {name: places(name, split) for name in KINDS}
     tried = [kind] if kind else list(KINDS)
     for name in tried:
         if any((Path(root)/mark).exists() for mark in marks[name]): return KINDS[name](root, split, skip_bad=skip_bad)
-    places = ', '.join(mark for name in tried for mark in marks[name])
-    raise DataError(f"{root} holds no data for the split '{split}': looked for {places}")
+    looked = ', '.join(mark for name in tried for mark in marks[name])
+    raise DataError(f"{root} holds no data for the split '{split}': looked for {looked}")

@@ -5,21 +5,33 @@
 # %% ../nbs/08_cocofile.ipynb #cc643359
 from __future__ import annotations
 
-import json, reprlib
+import json, os, reprlib
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
-from pycocotools import mask as rle
 
 from .core import DataError
+from .outlines import Outlines, OutlineWriter, boxed, outline_fault, outline_faults, packed_outlines, union
 
 # %% auto #0
-__all__ = ['inside', 'read_json', 'union', 'outline_fault', 'Table', 'leave_out', 'read_categories', 'read_table']
+__all__ = ['inside', 'missing_files', 'read_json', 'Table', 'leave_out', 'read_categories', 'TableBuilder', 'read_table',
+           'outline_fault', 'union']
 
 # %% ../nbs/08_cocofile.ipynb #889be59c
+_all_ = ['outline_fault', 'union']  # whoever reads a file wants these, too
+
+def _check_name(folder, name):
+    if not isinstance(name, str) or not name or '\0' in name:
+        raise DataError(f"names of files in {folder} must be text, got {name!r}; repair the entry")
+    if '..' in name or ':' in name or name[0] in '/\\':  # a quick look first: data sets have 100,000 names
+        parts = PureWindowsPath(name)                    # knows both kinds of slashes, and drives
+        if parts.drive or parts.root or '..' in parts.parts:
+            raise DataError(f"the file name '{name}' leads out of its folder {folder}; name a file inside it")
+
 def inside(
     folder:str|Path,  # where the file must lie
     name:str,         # file name found in a data file, relative, may have subfolders
@@ -28,13 +40,20 @@ def inside(
 
     Raises `DataError` if the name is empty or no text, or leads out of the folder.
     """
-    if not isinstance(name, str) or not name or '\0' in name:
-        raise DataError(f"names of files in {folder} must be text, got {name!r}; repair the entry")
-    if '..' in name or ':' in name or name[0] in '/\\':  # a quick look first: data sets have 100,000 names
-        parts = PureWindowsPath(name)                    # knows both kinds of slashes, and drives
-        if parts.drive or parts.root or '..' in parts.parts:
-            raise DataError(f"the file name '{name}' leads out of its folder {folder}; name a file inside it")
+    _check_name(folder, name)
     return Path(folder)/name
+
+# %% ../nbs/08_cocofile.ipynb #fb8c4368
+def missing_files(
+    folder:str|Path,       # where the files must lie
+    names:Iterable[str],   # relative, may have subfolders
+)->set[str]:               # those that are not there
+    "Find the names without a file: one listing per folder is faster than 100,000 questions"
+    def listing(f): return set(os.listdir(f)) if f.is_dir() else set()
+    folder = Path(folder)
+    gone = set(names) - listing(folder)
+    listed = {d: listing(folder/d) for d in {os.path.dirname(n) for n in gone}}
+    return {n for n in gone if os.path.basename(n) not in listed[os.path.dirname(n)]}
 
 # %% ../nbs/08_cocofile.ipynb #7f3a60fd
 def read_json(
@@ -54,70 +73,19 @@ def read_json(
             raise DataError(f"{path} has no list '{key}', but needs {', '.join(keys)}; choose another file or add it")
     return data
 
-# %% ../nbs/08_cocofile.ipynb #a8ade475
-def union(
-    outlines:list,                           # COCO `segmentation` objects of one photo, checked
-    width:int,                               # of the photo, pixels
-    height:int,                              # of the photo, pixels
-    window:tuple[slice, slice]|None=None,    # rows and columns to keep; None: all
-)->np.ndarray:                               # `(H, W)` bool, or the size of `window`
-    "Draw the pixels that are in any of the outlines, with the rounding of pycocotools"
-    rows, columns = window or (slice(0, height), slice(0, width))
-    if not outlines: return np.zeros((rows.stop-rows.start, columns.stop-columns.start), bool)
-    def runs_of(outline):
-        if isinstance(outline, dict) and not isinstance(outline['counts'], list): return [outline]  # packed already
-        runs = rle.frPyObjects(outline, height, width)
-        return runs if isinstance(runs, list) else [runs]
-    runs = [r for outline in outlines for r in runs_of(outline)]
-    return np.ascontiguousarray(rle.decode(rle.merge(runs))[rows, columns], dtype=bool)
-
-# %% ../nbs/08_cocofile.ipynb #b182fcd4
-def _counts(packed):
-    "Run lengths of a packed RLE: 5 bits a character, lowest first; from the fourth on, differences to the last but one"
-    code = np.frombuffer(packed.encode() if isinstance(packed, str) else packed, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero(code<32)
-    if not len(code) or code.min()<0 or code.max()>63 or code[-1]>=32: raise ValueError("no packed RLE")
-    starts = np.r_[0, ends[:-1]+1]
-    lengths = ends - starts + 1
-    if lengths.max()>7: raise ValueError("a run length needs more than 32 bits")
-    place = np.arange(len(code)) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((code & 31) << 5*place, starts) - ((code[ends] >> 4 & 1) << 5*lengths)
-    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
-    return runs
-
-def outline_fault(
-    outline,     # a COCO `segmentation`: polygons, or RLE packed or as a list
-    width:int,   # of the photo, pixels
-    height:int,  # of the photo, pixels
-)->str|None:     # what is wrong; None if nothing
-    "Find the fault in an outline before C code meets it"
-    if not outline: return 'annotation without an outline'
-    try:
-        if isinstance(outline, dict):
-            runs = np.array(outline['counts']) if isinstance(outline['counts'], list) else _counts(outline['counts'])
-            if runs.ndim!=1 or runs.dtype.kind!='i': raise ValueError("run lengths are whole numbers")
-            fits = list(outline['size'])==[height, width] and runs.min()>=0 and runs.sum()==height*width
-            return None if fits else 'RLE of another size than its photo'
-        far = 2*(width+height)  # pycocotools walks along every edge, however long
-        for polygon in outline:
-            if len(polygon)<6: return 'polygon with fewer than 3 points'
-            if len(polygon)%2: return 'polygon with half a point'
-            if not -far<=min(polygon)<=max(polygon)<=far: return 'polygon far outside its photo'
-    except (AttributeError, KeyError, TypeError, ValueError): return 'outline that can not be read'
-
 # %% ../nbs/08_cocofile.ipynb #16576e6f
 class Table(NamedTuple):
     "A COCO file as columns: M photos sorted by id, N annotations sorted by photo"
     image_ids:np.ndarray     # (M,) int64
     sizes:np.ndarray         # (M, 2) int64, width and height in pixels
-    files:list[str]          # M names of photos, relative to their folder
+    files:Sequence[str]      # M names of photos, relative to their folder
     owners:np.ndarray        # (N,) int64, the photo each annotation is of, ascending
     ids:np.ndarray           # (N,) int64
     category_ids:np.ndarray  # (N,) int64
     boxes:np.ndarray         # (N, 4) float64, x0 y0 x1 y1 in pixels, inside the photo
     areas:np.ndarray         # (N,) float64, pixels; the area of the box where the file says nothing
     crowd:np.ndarray         # (N,) bool, False where the file says nothing
-    outlines:list            # N COCO `segmentation` objects; empty for panoptic files
+    outlines:Outlines        # N COCO `segmentation` objects; empty for panoptic files
 
     def index(self,
         image_id:int,  # the photo
@@ -188,51 +156,85 @@ def read_categories(
     return dict(zip(ids.tolist(), names))
 
 # %% ../nbs/08_cocofile.ipynb #334dd532
-def _photo_columns(path, images, folder):
-    "Ids, sizes and file names of the photos of a COCO file, sorted by id"
-    ids = _column(path, images, 'id')
-    if not len(ids): raise DataError(f"{path} lists no photo at all; choose another split")
-    if _repeats(ids).any(): raise DataError(f"{path} gives the id {ids[_repeats(ids)][0]} to two photos; renumber one")
-    order = np.argsort(ids)
-    images = [images[i] for i in order]
-    sizes = np.stack([_column(path, images, 'width'), _column(path, images, 'height')], axis=1)
-    flat = ids[order][sizes.min(axis=1)<1]
-    if len(flat): raise DataError(f"{path}: photo {flat[0]} has no width or no height; repair its size")
-    files = [image.get('file_name') for image in images]
-    for name in files: inside(folder, name)
-    return ids[order], sizes, files
-
-def _annotation_columns(path, rows, outlined):
-    "The columns of annotations, sorted by photo; boxes not yet cut to it"
-    owners = _column(path, rows, 'image_id')
-    order = np.argsort(owners, kind='stable')
-    rows = [rows[i] for i in order]
-    x, y, w, h = _column(path, rows, 'bbox', np.float64, (4,)).T
-    return dict(owners=owners[order], ids=_column(path, rows, 'id'), category_ids=_column(path, rows, 'category_id'),
-                boxes=np.stack([x, y, x+w, y+h], axis=1), areas=_column(path, rows, 'area', np.float64, default=np.nan),
-                crowd=_column(path, rows, 'iscrowd', default=0)!=0,
-                outlines=[row.get('segmentation') for row in rows] if outlined else [])
-
 def _empty(boxes): return ~((boxes[:, 2]>boxes[:, 0]) & (boxes[:, 3]>boxes[:, 1]))
 
-def _faults(table, photo, inner, categories):
-    "`{row: reason}` for annotations of no use at all, the same for those where only the outline is broken"
-    unique_id = table.ids if table.outlines else photo*2**24 + table.ids  # segments have ids of 24 bits, unique in their photo
+def _useless(table, photo, inner, categories):
+    "`{row: reason}` for annotations of no use at all"
+    unique_id = table.ids if len(table.outlines) else photo*2**24 + table.ids  # segments have ids of 24 bits, unique in their photo
     reasons = {'annotation of an unknown photo': table.image_ids[photo]!=table.owners,
                'annotation of an unknown category': ~np.isin(table.category_ids, list(categories)),
                'annotation id used before': _repeats(unique_id),
                'box without area': _empty(table.boxes),
                'box outside its photo': _empty(inner)}
-    useless = {r: reason for reason, where in reversed(reasons.items()) for r in np.flatnonzero(where).tolist()}
-    sizes = table.sizes[photo].tolist()
-    broken = ((r, outline_fault(outline, *sizes[r])) for r, outline in enumerate(table.outlines) if r not in useless)
-    return useless, {r: reason for r, reason in broken if reason}
+    return {r: reason for reason, where in reversed(reasons.items()) for r in np.flatnonzero(where).tolist()}
 
 def _take(table, keep):
     "The same table with the annotations in the rows `keep` only"
     columns = {name: getattr(table, name)[keep] for name in ('owners', 'ids', 'category_ids', 'boxes', 'areas', 'crowd')}
-    return table._replace(**columns, outlines=[table.outlines[r] for r in keep] if table.outlines else [])
+    return table._replace(**columns, outlines=table.outlines.take(keep) if len(table.outlines) else table.outlines)
 
+def _joined(pieces): return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
+
+class TableBuilder:
+    "Takes the rows of a COCO file piece by piece and makes a `Table` of them"
+    def __init__(self,
+        path:str|Path,       # the file, for messages
+        outlined:bool=True,  # annotations have outlines; False for the segments of panoptic files
+    ):
+        self.path, self.outlined, self._files, self._outlines, self._photos, self._rows = path, outlined, [], OutlineWriter(), [], []
+        self.add([], [])
+
+    def add(self,
+        images:list[dict]=(),       # entries of `images`
+        annotations:list[dict]=(),  # entries of `annotations`
+    ):
+        "Take some rows; `DataError` if one lacks a field"
+        def column(rows, *field, **kw): return _column(self.path, rows, *field, **kw)
+        ids = column(images, 'id')
+        self._photos.append(dict(ids=ids, sizes=np.stack([column(images, 'width'), column(images, 'height')], axis=1)))
+        self._files += [image.get('file_name') for image in images]
+        owners = column(annotations, 'image_id')
+        x, y, w, h = column(annotations, 'bbox', np.float64, (4,)).T
+        self._rows.append(dict(owners=owners, ids=column(annotations, 'id'), category_ids=column(annotations, 'category_id'),
+                               boxes=np.stack([x, y, x+w, y+h], axis=1), areas=column(annotations, 'area', np.float64, default=np.nan),
+                               crowd=column(annotations, 'iscrowd', default=0)!=0))
+        if self.outlined: self._outlines.add([row.get('segmentation') for row in annotations])
+
+    def _sorted_photos(self, folder):
+        "Ids, sizes and file names of the photos, sorted by id"
+        ids, sizes = _joined(self._photos).values()
+        if not len(ids): raise DataError(f"{self.path} lists no photo at all; choose another split")
+        if _repeats(ids).any(): raise DataError(f"{self.path} gives the id {ids[_repeats(ids)][0]} to two photos; renumber one")
+        order = np.argsort(ids)
+        flat = ids[order][sizes[order].min(axis=1)<1]
+        if len(flat): raise DataError(f"{self.path}: photo {flat[0]} has no width or no height; repair its size")
+        files = [self._files[i] for i in order.tolist()]
+        for name in files: _check_name(folder, name)
+        return ids[order], sizes[order], files
+
+    def done(self,
+        categories:dict[int, str],      # the categories there are
+        folder:str|Path,                # where the photos lie, for messages
+    )->tuple[Table, dict[str, str]]:    # what can be used; what was at fault -> the reason
+        """Sort and check all that was taken.
+
+        Raises `DataError` at faults of structure. A bad annotation is left out; if only its outline is bad, its box becomes a crowd.
+        """
+        image_ids, sizes, files = self._sorted_photos(folder)
+        table = Table(image_ids, sizes, files, **_joined(self._rows), outlines=self._outlines.done())
+        table = _take(table, np.argsort(table.owners, kind='stable'))
+        photo = np.searchsorted(image_ids, table.owners).clip(max=len(image_ids)-1)
+        inner = table.boxes.clip(0, np.tile(sizes[photo], 2))
+        useless = _useless(table, photo, inner, categories)
+        hidden = {r: reason for r, reason in outline_faults(table.outlines, sizes[photo]).items() if r not in useless}
+        faults = {f'annotation {table.ids[r]} of photo {table.owners[r]}': reason for r, reason in (useless | hidden).items()}
+        table.crowd[list(hidden)] = True
+        areas = np.where(np.isnan(table.areas), (inner[:, 2]-inner[:, 0])*(inner[:, 3]-inner[:, 1]), table.areas)
+        table = table._replace(boxes=inner, areas=areas, outlines=boxed(table.outlines, list(hidden), inner[list(hidden)]))
+        if useless: table = _take(table, np.setdiff1d(np.arange(len(photo)), list(useless)))
+        return table._replace(outlines=packed_outlines(table.outlines)), faults
+
+# %% ../nbs/08_cocofile.ipynb #d22eecb0
 def read_table(
     path:str|Path,              # the file, for messages
     data:dict,                  # its content: `images`, `annotations`
@@ -245,15 +247,7 @@ def read_table(
 
     Raises `DataError` at faults of structure, and at a bad annotation unless `skip_bad`.
     """
-    image_ids, sizes, files = _photo_columns(path, data['images'], folder)
-    table = Table(image_ids, sizes, files, **_annotation_columns(path, data['annotations'], outlined))
-    photo = np.searchsorted(image_ids, table.owners).clip(max=len(image_ids)-1)
-    inner = table.boxes.clip(0, np.tile(sizes[photo], 2))
-    useless, hidden = _faults(table, photo, inner, categories)
-    faults = {f'annotation {table.ids[r]} of photo {table.owners[r]}': reason for r, reason in (useless | hidden).items()}
-    skipped = leave_out(path, faults, skip_bad)
-    for r in hidden:
-        x0, y0, x1, y1 = inner[r].tolist()
-        table.crowd[r], table.outlines[r] = True, [[x0, y0, x1, y0, x1, y1, x0, y1]]
-    areas = np.where(np.isnan(table.areas), (inner[:, 2]-inner[:, 0])*(inner[:, 3]-inner[:, 1]), table.areas)
-    return _take(table._replace(boxes=inner, areas=areas), np.setdiff1d(np.arange(len(photo)), list(useless))), skipped
+    builder = TableBuilder(path, outlined)
+    builder.add(data['images'], data['annotations'])
+    table, faults = builder.done(categories, folder)
+    return table, leave_out(path, faults, skip_bad)

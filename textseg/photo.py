@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from .core import DataError
 
 # %% auto #0
-__all__ = ['to_rgb', 'open_photo', 'open_ids', 'stored_size']
+__all__ = ['to_rgb', 'open_photo', 'open_reduced', 'open_ids', 'stored_size']
 
 # %% ../nbs/09_photo.ipynb #507cfe1f
 def _to_8_bit(image):
@@ -52,11 +53,39 @@ def _reading(path):
     except Exception as error:  # decoders of broken files raise a dozen kinds: OSError, SyntaxError, struct.error …
         raise DataError(f"{path} can't be read as a picture ({error}); it may be damaged or cut short: fetch it again") from error
 
-def _decode(path):
-    "The picture as stored, and the same turned upright as its EXIF header says"
+def _turn(image):
+    "The orientation that the EXIF header notes, 1 to 8: at 1 nothing is to be turned, from 5 on width and height change places"
+    noted = image.getexif().get(ExifTags.Base.Orientation)
+    return noted if noted in range(1, 9) else 1
+
+def _shrink(image, most):
+    "Have a JPEG decoded smaller, and tell by which factor"
+    factor = next(f for f in (8, 4, 2, 1) if f<=max(most, 1))
+    width, height = image.size
+    odd = width%factor or height%factor  # then the last pixels reach over the edge, and turned they'd come first
+    if not isinstance(image, JpegImageFile) or factor>min(width, height) or odd and _turn(image)!=1: return 1
+    return factor if image.draft(None, (width//factor, height//factor)) else 1
+
+def _decode(path, size, most):
+    "The picture upright, or as stored if only that has `size`; its whole size; by which factor it is smaller"
     with _reading(path), Image.open(path) as image:
+        whole = image.size
+        factor = _shrink(image, most) if most>1 else 1
         image.load()
-        return image, ImageOps.exif_transpose(image)
+        stored = whole if factor>1 else image.size
+        turn = _turn(image)
+        upright = stored[::-1] if turn>4 else stored
+        if turn==1 or size and upright!=tuple(size)==stored: return image, stored, factor
+        return ImageOps.exif_transpose(image), upright, factor
+
+def _open(path, size, most=1):
+    "The picture as RGB, of the `size` it should have; by which factor it is smaller"
+    image, whole, factor = _decode(path, size, most)
+    if size and whole!=tuple(size):
+        raise DataError(f"{path} is {whole[0]}x{whole[1]}, but its annotations say {size[0]}x{size[1]}; "
+                        "they belong to another version of the photo")
+    try: return to_rgb(image), factor
+    except DataError as error: raise DataError(f"{path}: {error}") from error
 
 def open_photo(
     path:str|Path,                  # the file, in any format that PIL reads
@@ -66,13 +95,19 @@ def open_photo(
 
     Raises `DataError` if the file is missing, damaged, of another size, or of a mode that `to_rgb` refuses.
     """
-    raw, upright = _decode(path)
-    image = raw if size and upright.size!=tuple(size)==raw.size else upright
-    if size and image.size!=tuple(size):
-        raise DataError(f"{path} is {image.width}x{image.height}, but its annotations say {size[0]}x{size[1]}; "
-                        "they belong to another version of the photo")
-    try: return to_rgb(image)
-    except DataError as error: raise DataError(f"{path}: {error}") from error
+    return _open(path, size)[0]
+
+# %% ../nbs/09_photo.ipynb #9bd6381b
+def open_reduced(
+    path:str|Path,                  # the file, in any format that PIL reads
+    size:tuple[int,int]|None=None,  # width and height of the whole photo that the annotations speak of, pixels
+    most:float=1,                   # how many times smaller will do; 1 wants every pixel
+)->tuple[Image.Image, int]:         # RGB, upright; the factor 1, 2, 4 or 8 by which it is smaller, at most `most`, its sides rounded up
+    """Open a photo as `open_photo` does, but leave out detail where the decoder can.
+
+    Raises `DataError` as `open_photo` does.
+    """
+    return _open(path, size, most)
 
 # %% ../nbs/09_photo.ipynb #47deff13
 def open_ids(
@@ -83,12 +118,12 @@ def open_ids(
     Raises `DataError` if the file is missing, damaged, or has a mode that holds no ids.
     Source: the panoptic format of COCO (Kirillov et al. 2019), id = R + 256 G + 256² B.
     """
-    image, _ = _decode(path)
+    with _reading(path), Image.open(path) as image: image.load()
     if image.mode in ('1', 'L', 'P', 'I') or image.mode.startswith('I;16'): return np.asarray(image).astype(np.int32)
     if image.mode!='RGB':
         raise DataError(f"{path} has mode {image.mode}, but ids are kept in grey, palette or RGB; save it as PNG in one of these")
-    red, green, blue = np.moveaxis(np.asarray(image).astype(np.int32), -1, 0)
-    return red | green<<8 | blue<<16
+    pixels = np.frombuffer(image.tobytes('raw', 'RGBX'), '<i4') & 0xffffff   # red, green, blue, nothing: one number of four bytes
+    return pixels.astype(np.int32, copy=False).reshape(image.height, image.width)
 
 # %% ../nbs/09_photo.ipynb #49e9e7c7
 def stored_size(
