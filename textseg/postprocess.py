@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Integral
+from operator import iand, ior
 
 import numpy as np
 import torch
 from skimage.measure import label
-from skimage.morphology import dilation, erosion
-from torch.nn import functional as F
 
 # %% auto #0
 __all__ = ['to_mask', 'opening', 'closing', 'remove_small', 'fill_holes', 'clean']
@@ -31,18 +30,22 @@ def to_mask(
     return score > threshold
 
 # %% ../nbs/14_postprocess.ipynb #50b0de14
-def _dilate(mask, radius):
-    "Set every pixel that has a set one at most `radius` rows and columns away"
-    side = 2*radius+1
-    if not isinstance(mask, torch.Tensor): return dilation(mask, np.ones((1,)*(mask.ndim-2) + (side, side), bool))
-    x = mask.reshape(-1, 1, *mask.shape[-2:]).float()                       # (B, 1, H, W); pooling knows no bool
-    x = F.max_pool2d(x, (side, 1), stride=1, padding=(radius, 0))           # a square is a column of rows
-    return (F.max_pool2d(x, (1, side), stride=1, padding=(0, radius))>0).reshape(mask.shape)
+def _reach(mask, radius, join):
+    "Join every pixel with all that are at most `radius` rows and columns away; outside the picture there is nothing to join"
+    for rest in ((slice(None),), ()):            # up and down, then left and right
+        reach = 0
+        while reach<radius:
+            step = min(reach+1, radius-reach)    # a longer one would jump over the pixels at the border
+            head, tail = (..., slice(None, -step), *rest), (..., slice(step, None), *rest)
+            joined = mask.clone() if isinstance(mask, torch.Tensor) else mask.copy()
+            join(joined[tail], mask[head])       # in place, through a view
+            join(joined[head], mask[tail])
+            mask, reach = joined, reach+step
+    return mask
 
-def _erode(mask, radius):
-    "Keep every pixel that has only set ones at most `radius` rows and columns away"
-    if isinstance(mask, torch.Tensor): return ~_dilate(~mask, radius)
-    return erosion(mask, np.ones((1,)*(mask.ndim-2) + (2*radius+1,)*2, bool))
+def _dilate(mask, radius): return _reach(mask, radius, ior)
+
+def _erode(mask, radius): return _reach(mask, radius, iand)
 
 def _check(mask, radius=0):
     "Raise unless `mask` is one bool map or a batch of them, and `radius` a whole number from 0"
