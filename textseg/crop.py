@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 
 import numpy as np
 from PIL import Image
 
 from .core import Box
+from .photo import open_reduced
 
 # %% auto #0
 __all__ = ['counts_in', 'random_square', 'square_around', 'choose_weight', 'choose_crop', 'center_square', 'cut_image',
-           'cut_mask', 'paste_mask']
+           'cut_photo', 'cut_mask', 'paste_mask']
 
 # %% ../nbs/12_crop.ipynb #485bac78
 def counts_in(
@@ -142,18 +144,49 @@ def _check_cut(box, width, height, size):
         raise ValueError(f"{box} is empty or leaves the {width}x{height} frame; take a square made for this very size")
     if size < 1: raise ValueError(f"the new side must be at least 1 pixel, got {size}")
 
+def _by_pil(image, box, size):
+    image = image.resize((size, size), Image.Resampling.LANCZOS, box=box and tuple(box))
+    planes = np.empty((3, size, size), np.uint8)
+    for plane, colour in zip(planes.reshape(3, -1), 'RGB'): plane[:] = np.frombuffer(image.tobytes('raw', colour), np.uint8)
+    return planes
+
+def _by_torch(image, size):
+    "The same by torch; `None` if this torch does not have the filter"
+    import torch
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    try: return torch.nn.functional.interpolate(pixels, size=(size, size), mode='lanczos', antialias=True)[0].numpy()
+    except (NotImplementedError, ValueError): return None
+
 def cut_image(
     image:Image.Image,  # the whole photo, any mode: it is made RGB
     box:Box,            # what to cut, pixels in the frame of the photo
     size:int,           # side of the result, pixels
-)->np.ndarray:          # `(size, size, 3)` uint8
+)->np.ndarray:          # `(size, size, 3)` uint8, in memory one colour after the other
     """Cut a box from a photo and resize it, in one resampling with antialias.
 
     Raises `ValueError` if the box is empty or leaves the photo.
     """
     _check_cut(box, *image.size, size)
     if image.mode != 'RGB': image = image.convert('RGB')
-    return np.array(image.resize((size, size), Image.Resampling.LANCZOS, box=tuple(box)))
+    if all(v==int(v) for v in box): image, box = image.crop(tuple(map(int, box))), None
+    planes = _by_torch(image, size) if box is None else None
+    return (_by_pil(image, box, size) if planes is None else planes).transpose(1, 2, 0)
+
+# %% ../nbs/12_crop.ipynb #42ced95e
+def cut_photo(
+    path:str|Path,         # the file, in any format that PIL reads
+    frame:tuple[int,int],  # width and height of the whole photo, pixels
+    box:Box,               # what to cut, pixels in this frame
+    size:int,              # side of the result, pixels
+)->np.ndarray:             # `(size, size, 3)` uint8, in memory one colour after the other
+    """Open a photo and cut a box from it as `cut_image` does, decoding no more detail than the result can show.
+
+    Raises `DataError` if the photo can't be read or has another size, `ValueError` if the box is empty or leaves the frame.
+    """
+    _check_cut(box, *frame, size)
+    shrink = min(box.width, box.height)/size
+    image, factor = open_reduced(path, frame, min(shrink, max(2, shrink/2)))
+    return cut_image(image, Box(*(v/factor for v in box)), size)
 
 # %% ../nbs/12_crop.ipynb #3af4b664
 def _nearest(start, length, size):
@@ -171,7 +204,10 @@ def cut_mask(
     """
     if mask.ndim != 2: raise ValueError(f"a mask is (H, W), got shape {mask.shape}")
     _check_cut(box, mask.shape[1], mask.shape[0], size)
-    return mask[np.ix_(_nearest(box.y0, box.height, size), _nearest(box.x0, box.width, size))]
+    if not mask.any(): return np.zeros((size, size), mask.dtype)    # as most masks of what to ignore are
+    rows, columns = _nearest(box.y0, box.height, size), _nearest(box.x0, box.width, size)
+    if mask.strides[0]<mask.strides[1]: return np.ascontiguousarray(mask.T[columns].T)[rows]   # columns lie whole in memory: they first
+    return mask[rows].take(columns, axis=1)
 
 # %% ../nbs/12_crop.ipynb #c85cc14e
 def paste_mask(
