@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib, hashlib, os, tempfile
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -64,8 +64,8 @@ class Trainable(Protocol):
     "Something `train` can teach: `model` is all that learns and all that is saved"
     model:Any  # `nn.Module`
 
-    def loss(self, batch:dict, generator:torch.Generator)->torch.Tensor:
-        "The scalar to minimise on `batch`, all randomness drawn from `generator`"
+    def loss(self, batch:dict, generator:Sequence[torch.Generator])->torch.Tensor:
+        "The scalar to minimise on `batch`; what is random about a sample is drawn from its own generator"
         ...
 
 # %% ../nbs/00_core.ipynb #dc217166

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['encode_image', 'decode_latents', 'vae_stride', 'mask_to_latents', 'TextStates', 'widen_conv_in',
-           'segmenting_scheduler', 'uniform_steps', 'mostly_last', 'white_noise', 'multires_noise']
+           'segmenting_scheduler', 'draw_each', 'uniform_steps', 'mostly_last', 'white_noise', 'multires_noise']
 
 # %% ../nbs/21_latents.ipynb #ba7ce53d
 import warnings
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -109,14 +110,28 @@ def segmenting_scheduler(
     return DDIMScheduler.from_config(scheduler.config, prediction_type='v_prediction', rescale_betas_zero_snr=True,
                                      timestep_spacing='trailing', set_alpha_to_one=True, clip_sample=False, steps_offset=0)
 
+# %% ../nbs/21_latents.ipynb #418c016d
+def draw_each(
+    draw:Callable[[int, torch.Generator], Tensor],       # `(n, generator)` -> `(n, ...)`
+    n:int,                                               # samples
+    generator:torch.Generator|Sequence[torch.Generator], # one for all, or one for each
+)->Tensor:                                               # `(n, ...)`
+    """Draw for every sample of a batch.
+
+    Raises `ValueError` if there are not as many generators as samples.
+    """
+    if isinstance(generator, torch.Generator): return draw(n, generator)
+    if len(generator)!=n: raise ValueError(f"{n} samples need one generator, or {n} of them, got {len(generator)}")
+    return torch.cat([draw(1, g) for g in generator])
+
 # %% ../nbs/21_latents.ipynb #f3bc51fe
 def uniform_steps(
     n:int,                      # how many
     steps:int,                  # steps of the noise process
-    generator:torch.Generator,  # draws
+    generator:torch.Generator|Sequence[torch.Generator],  # draws; see `draw_each`
 )->Tensor:                      # `(n,)` int64 in [0, steps)
     "Draw steps from all of them alike"
-    return torch.randint(0, steps, (n,), generator=generator, device=generator.device)
+    return draw_each(lambda n, g: torch.randint(0, steps, (n,), generator=g, device=g.device), n, generator)
 
 # %% ../nbs/21_latents.ipynb #7bf9be0f
 def mostly_last(
@@ -124,7 +139,7 @@ def mostly_last(
 )->Callable[[int, int, torch.Generator], Tensor]:  # a rule of the form of uniform_steps
     "Make a rule that prefers the last step, which is pure noise"
     def steps_for(n, steps, generator):
-        last = torch.rand(n, generator=generator, device=generator.device) < share
+        last = draw_each(lambda n, g: torch.rand(n, generator=g, device=g.device), n, generator) < share
         return torch.where(last, steps-1, uniform_steps(n, steps, generator))
     return steps_for
 
@@ -132,16 +147,16 @@ def mostly_last(
 def white_noise(
     like:Tensor,                # latents, `(B, C, h, w)`
     t:Tensor,                   # steps, `(B,)`; not used
-    generator:torch.Generator,  # draws
+    generator:torch.Generator|Sequence[torch.Generator],  # draws; see `draw_each`
 )->Tensor:                      # as `like`
     "Draw noise that is independent everywhere"
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return randn_tensor(like.shape, generator, like.device, like.dtype)
 
 # %% ../nbs/21_latents.ipynb #02150b00
 def multires_noise(
     like:Tensor,                # latents, `(B, C, h, w)`
     t:Tensor,                   # steps, `(B,)`: the later, the coarser
-    generator:torch.Generator,  # draws
+    generator:torch.Generator|Sequence[torch.Generator],  # draws; see `draw_each`
     strength:float=.9,          # weight of each coarser layer relative to the one before, at the last step
     steps:int=1000,             # steps of the noise process
 )->Tensor:                      # as `like`, each picture with spread 1
@@ -153,6 +168,6 @@ def multires_noise(
     share = (strength*t/steps).view(-1, 1, 1, 1).to(like.dtype)
     while size>1:
         size, layer = size//2, layer+1
-        coarse = torch.randn(*like.shape[:2], size, size, generator=generator, device=like.device, dtype=like.dtype)
+        coarse = randn_tensor((*like.shape[:2], size, size), generator, like.device, like.dtype)
         noise = noise + share**layer*F.interpolate(coarse, like.shape[-2:], mode='bilinear', align_corners=False)
     return noise/noise.std((1, 2, 3), keepdim=True)

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .core import key_seed
-from .latents import uniform_steps
+from .latents import draw_each, uniform_steps, white_noise
 from .scenes import Scene, draw_scenes, scene_caption
 from .tiny import WORDS, on_cpu, tiny_scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 from .training import cosine, train
@@ -71,7 +71,7 @@ class PictureCodec:
 
     def __post_init__(self): self.model = _Autoencoder(self.vae)
 
-    def loss(self, batch:Tensor, generator:torch.Generator)->Tensor:
+    def loss(self, batch:Tensor, generator:Sequence[torch.Generator])->Tensor:
         "Absolute plus squared difference of pictures `(B, 3, S, S)`, plus the pull"
         rebuilt, mean, logvar = (o.float() for o in self.model(batch, generator))
         pull = .5*(mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
@@ -95,7 +95,7 @@ class PictureDecoder:
 
     def __post_init__(self): self.model = _Decoder(self.vae)
 
-    def loss(self, batch:Tensor, generator:torch.Generator)->Tensor:
+    def loss(self, batch:Tensor, generator:Sequence[torch.Generator])->Tensor:
         "Absolute plus squared difference of pictures `(B, 3, S, S)`; nothing is drawn from `generator`"
         with torch.no_grad(): latents = self.vae.encode(batch).latent_dist.mode()
         error = self.model(latents).float() - batch
@@ -140,11 +140,11 @@ class _Drawer(nn.Module):
 def mostly_middle(
     n:int,                      # how many
     steps:int,                  # of the scheduler
-    generator:torch.Generator,  # decides
+    generator:torch.Generator|Sequence[torch.Generator],  # decides; see `draw_each`
 )->Tensor:                      # `(n,)` int64 in [0, steps)
     "Draw steps from a normal distribution squeezed into the range, somewhat beyond the middle, and one in ten the last"
-    drawn = torch.sigmoid(.4 + torch.randn(n, generator=generator, device=generator.device))
-    last = torch.rand(n, generator=generator, device=generator.device)<.1
+    drawn = torch.sigmoid(.4 + draw_each(lambda n, g: torch.randn(n, generator=g, device=g.device), n, generator))
+    last = draw_each(lambda n, g: torch.rand(n, generator=g, device=g.device), n, generator) < .1
     return torch.where(last, steps-1, (steps*drawn).long().clamp(max=steps-1))
 
 # %% ../nbs/25_pretraining.ipynb #be02e223
@@ -158,11 +158,11 @@ class TextToImage:
 
     def __post_init__(self): self.model = _Drawer(self.unet, self.text_encoder)
 
-    def loss(self, batch:dict, generator:torch.Generator)->Tensor:
+    def loss(self, batch:dict, generator:Sequence[torch.Generator])->Tensor:
         "Squared difference between the `v` that was and the `v` that is predicted, at a step for each picture"
         latents = batch['latents']
         t = self.steps_for(len(latents), self.scheduler.config.num_train_timesteps, generator)
-        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        noise = white_noise(latents, t, generator)
         v = self.model(self.scheduler.add_noise(latents, noise, t), t, batch['ids']).float()
         return mse_loss(v, self.scheduler.get_velocity(latents, noise, t))
 
