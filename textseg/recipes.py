@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from .cache import Cacheable, cache_latents, collate_latents
 from .coco import Source, open_source
 from .core import DataError, Trainable, did_you_mean, rng_for, write_atomic
 from .data import FixedPairs, Pair, TextSegmentation, collate, make_pairs
@@ -166,6 +167,15 @@ def _every(n, hook, steps):
     return lambda step, method: hook(step, method) if n and (step%n==0 or step==steps) else None
 
 # %% ../nbs/39_recipes.ipynb #74304ab2
+def _told(value):
+    "A value of a run as its record tells it: functions by name, all else as text"
+    return value.__qualname__.split('.<locals>')[0] if callable(value) else str(value)
+
+def _cached(data, learner, folder, views, workers, quiet):
+    "The data as latents, and what makes batches of them"
+    if isinstance(learner, Cacheable): return cache_latents(data, learner, folder, views, workers=workers, quiet=quiet), collate_latents
+    raise DataError(f"{type(learner).__name__} has no frozen half that can be cached; train it without a cache")
+
 def fine_tune(
     data:TextSegmentation,     # what to learn from
     out:str|Path,              # folder of the run
@@ -175,6 +185,8 @@ def fine_tune(
     seed:int=0,                # decides everything
     shown:Source|None=None,    # photos for the pictures on the way; none when None
     show_every:int=500,        # steps between pictures
+    cache:str|Path|None=None,  # folder that keeps what is frozen, so that it runs once; none when None
+    views:int=4,               # epochs whose draws a cache keeps; later epochs see them again
     quiet:bool=False,          # no progress bar
     **changes,                 # arguments of train, or fields of the method, that differ from the recipe
 )->Trainable:                  # trained; kept in `out/pipeline`
@@ -188,10 +200,12 @@ def fine_tune(
     learner = METHODS[method].build(model, seed, **(recipe.method | {k:v for k,v in changes.items() if k in fields and k!='steps'}))
     loop = recipe.loop | {k:v for k,v in changes.items() if k not in fields}
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out/'run.json', json.dumps(run_facts(method=method, model=str(model), steps=steps, seed=seed, size=data.size, photos=len(data),
-                                                      **{k:v for k,v in (loop|changes).items() if isinstance(v, (int, float, str, tuple))}), indent=1))
+    told = dict(recipe.method, **loop) | changes | dict(method=method, model=model, steps=steps, seed=seed, size=data.size, photos=len(data),
+                                                       cache=cache, views=views)
+    write_atomic(out/'run.json', json.dumps(run_facts(**told), default=_told, indent=1))
     hook = _every(show_every, _pictures(learner, shown, out), steps) if shown else None
-    train(learner, data, out, steps, seed=seed, collate=collate, on_step=hook, quiet=quiet, **loop)
+    examples, batch = _cached(data, learner, cache, views, loop.get('workers', 0), quiet) if cache else (data, collate)
+    train(learner, examples, out, steps, seed=seed, collate=batch, on_step=hook, quiet=quiet, **loop)
     METHODS[method].keep(learner, out/'pipeline')
     return learner
 

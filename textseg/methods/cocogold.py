@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..cache import fingerprint
 from ..latents import (TextStates, decode_latents, encode_image, mask_to_latents, segmenting_scheduler, uniform_steps, vae_stride,
                              white_noise, widen_conv_in)
 from ..paint import GREEN, paint, projection
@@ -89,22 +90,44 @@ def cocogold(
 
 # %% ../../nbs/30_methods.cocogold.ipynb #d4c22e3d
 @patch
+def latents_of(
+    self:Cocogold,
+    batch:dict,  # `image` `(B, 3, S, S)` in [-1, 1], `mask` and `ignore` `(B, S, S)` bool; or what is returned here
+)->dict:         # `photo` and `painted` `(B, C, h, w)`, `near` and `unknown` `(B, 1, h, w)` bool
+    "Turn photos and masks into latents, unless that is done"
+    image, stride = batch.get('photo', batch.get('image')), vae_stride(self.vae)
+    if self.vae.device!=image.device: self.to(image.device)
+    if 'photo' in batch: return batch
+    painted = self.target(image, batch['mask'], self.color)
+    return dict(photo=encode_image(self.vae, image), painted=encode_image(self.vae, painted),
+                near=mask_to_latents(batch['mask'], stride), unknown=mask_to_latents(batch['ignore'], stride))
+
+# %% ../../nbs/30_methods.cocogold.ipynb #5a6659ab
+@patch
+def frozen(
+    self:Cocogold,
+)->dict:  # JSON: hashes of networks, names of functions
+    "Say what latents and text states depend on"
+    return fingerprint(dict(vae=self.vae, text_encoder=self.embed_text.text_encoder, tokenizer=self.embed_text.tokenizer,
+                            target=self.target, color=self.color))
+
+# %% ../../nbs/30_methods.cocogold.ipynb #77535cf2
+@patch
 def loss(
     self:Cocogold,
-    batch:dict,                 # `image` `(B, 3, S, S)` in [-1, 1], `mask` and `ignore` `(B, S, S)` bool, `text` list
+    batch:dict,                 # `text` list, and what `latents_of` takes; or from a cache, with `states` `(B, L, D)` too
     generator:torch.Generator,  # draws noise levels and noise
 )->Tensor:                      # a scalar
     "Mean error of the predicted `v` over all latents that are known"
-    if self.vae.device!=batch['image'].device: self.to(batch['image'].device)
-    stride, mask = vae_stride(self.vae), batch['mask']
-    image = encode_image(self.vae, batch['image'])                                       # (B, C, h, w)
-    wanted = encode_image(self.vae, self.target(batch['image'], mask, self.color))       # (B, C, h, w)
-    t = self.steps_for(len(image), self.scheduler.config.num_train_timesteps, generator)
-    noise = self.noise(wanted, t, generator)
-    seen = torch.cat([image, self.scheduler.add_noise(wanted, noise, t)], 1)             # (B, 2C, h, w)
-    v = self.model(seen, t, self.embed_text(batch['text'])).sample.float()
-    weight = (1 + self.paint_weight*mask_to_latents(mask, stride).float()) * ~mask_to_latents(batch['ignore'], stride)
-    errors = self.error(v, self.scheduler.get_velocity(wanted, noise, t)).mean(1, keepdim=True)
+    made = self.latents_of(batch)
+    photo, painted = made['photo'].float(), made['painted'].float()                      # (B, C, h, w)
+    states = batch['states'].float() if 'states' in batch else self.embed_text(batch['text'])
+    t = self.steps_for(len(photo), self.scheduler.config.num_train_timesteps, generator)
+    noise = self.noise(painted, t, generator)
+    seen = torch.cat([photo, self.scheduler.add_noise(painted, noise, t)], 1)            # (B, 2C, h, w)
+    v = self.model(seen, t, states).sample.float()
+    weight = (1 + self.paint_weight*made['near'].float()) * ~made['unknown']
+    errors = self.error(v, self.scheduler.get_velocity(painted, noise, t)).mean(1, keepdim=True)
     return (errors*weight).sum()/weight.sum().clamp(min=1)   # all ignored: 0, not NaN
 
 # %% ../../nbs/30_methods.cocogold.ipynb #5cd88791

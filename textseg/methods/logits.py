@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..cache import fingerprint
 from ..latents import TextStates, encode_image, mask_to_latents, vae_stride
 
 # %% ../../nbs/36_methods.logits.ipynb #ffe538f4
@@ -56,24 +57,46 @@ class Logits:
         text:Sequence[str],  # one a photo
     )->Tensor:               # `(B, S, S)`: above 0 where the text seems to be
         "Give each pixel a logit"
-        latents = encode_image(self.vae, image)                                                          # (B, C, h, w)
-        last = torch.full((len(image),), 999, device=image.device)
-        out = self.model(torch.cat([latents, latents], 1), last, self.embed_text(text)).sample.float()   # (B, f * f, h, w)
-        return F.pixel_shuffle(out, vae_stride(self.vae))[:, 0]                                          # (B, S, S)
+        return self._logits(encode_image(self.vae, image), self.embed_text(text))
+
+    def _logits(self, latents, states):
+        "The half of `logits` that learns"
+        last = torch.full((len(latents),), 999, device=latents.device)
+        out = self.model(torch.cat([latents, latents], 1), last, states).sample.float()   # (B, f * f, h, w)
+        return F.pixel_shuffle(out, vae_stride(self.vae))[:, 0]                           # (B, S, S)
+
+# %% ../../nbs/36_methods.logits.ipynb #6bddfe77
+@patch
+def latents_of(
+    self:Logits,
+    batch:dict,  # `image` `(B, 3, S, S)` in [-1, 1], `mask` and `ignore` `(B, S, S)` bool; or what is returned here
+)->dict:         # `photo` `(B, C, h, w)`, `mask` and `ignore` as they were
+    "Turn photos into latents, unless that is done"
+    image = batch.get('photo', batch.get('image'))
+    if self.vae.device!=image.device: self.to(image.device)
+    return batch if 'photo' in batch else dict(photo=encode_image(self.vae, image), mask=batch['mask'], ignore=batch['ignore'])
+
+# %% ../../nbs/36_methods.logits.ipynb #2a5589bd
+@patch
+def frozen(
+    self:Logits,
+)->dict:  # JSON: hashes of networks
+    "Say what latents and text states depend on"
+    return fingerprint(dict(vae=self.vae, text_encoder=self.embed_text.text_encoder, tokenizer=self.embed_text.tokenizer))
 
 # %% ../../nbs/36_methods.logits.ipynb #e305d2f2
 @patch
 def loss(
     self:Logits,
-    batch:dict,                 # `image` `(B, 3, S, S)` in [-1, 1], `mask` and `ignore` `(B, S, S)` bool, `text` list
+    batch:dict,                 # `text` list, and what `latents_of` takes; or from a cache, with `states` `(B, L, D)` too
     generator:torch.Generator,  # not used: nothing is drawn
 )->Tensor:                      # a scalar
     "Average the binary cross-entropy over all pixels that are known"
-    if self.vae.device!=batch['image'].device: self.to(batch['image'].device)
-    mask, stride = batch['mask'], vae_stride(self.vae)
+    made, stride = self.latents_of(batch), vae_stride(self.vae)
+    mask, states = made['mask'], batch['states'].float() if 'states' in batch else self.embed_text(batch['text'])
     near = F.interpolate(mask_to_latents(mask, stride).float(), scale_factor=stride)[:, 0]   # the latents that paint would have touched
-    weight = (1 + self.paint_weight*near) * ~batch['ignore']
-    errors = F.binary_cross_entropy_with_logits(self.logits(batch['image'], batch['text']), mask.float(), reduction='none')
+    weight = (1 + self.paint_weight*near) * ~made['ignore']
+    errors = F.binary_cross_entropy_with_logits(self._logits(made['photo'].float(), states), mask.float(), reduction='none')
     return (errors*weight).sum()/weight.sum().clamp(min=1)   # all ignored: 0, not NaN
 
 # %% ../../nbs/36_methods.logits.ipynb #1760f026
