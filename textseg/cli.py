@@ -103,6 +103,8 @@ def textseg_train(
     seed:int=0,              # decides everything
     workers:int=0,           # processes that load data
     save:int=500,            # steps between checkpoints
+    cache:str='',            # folder that keeps what is frozen, so that it runs once; none when empty
+    views:int=4,             # epochs whose crops and names the cache keeps
     show:int=500,            # steps between pictures; 0 for none
     tolerant:bool=False,     # leave out broken annotations and count them, and not stop at the first
     quiet:bool=False,        # no progress bar
@@ -116,9 +118,9 @@ def textseg_train(
         from textseg.paint import parse_color
         from textseg.recipes import fine_tune, model_size
         examples = _examples(_source(data, split, names, smallest, tolerant), size or model_size(model), seed, absent, balanced, phrases)
-        fine_tune(examples, out, steps, method, model, seed, examples.source, show, quiet, color=parse_color(color),
+        fine_tune(examples, out, steps, method, model, seed, examples.source, show, quiet=quiet, color=parse_color(color),
                   error=cocogold.focal if focal else cocogold.squared, noise=multires_noise if multires else white_noise, workers=workers,
-                  accumulate=accumulate, save_every=save, **{k:v for k,v in dict(batch_size=batch, lr=lr, precision=precision).items() if v is not None})
+                  accumulate=accumulate, save_every=save, cache=cache or None, views=views, **{k:v for k,v in dict(batch_size=batch, lr=lr, precision=precision).items() if v is not None})
         print(f'{out}: {len(examples)} photos, {steps} steps; the model is in {Path(out)/"pipeline"}')
 
 # %% ../nbs/40_cli.ipynb #90741137
