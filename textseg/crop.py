@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -97,9 +97,9 @@ def choose_weight(
     return 1 + math.log2(max(area, smallest)/smallest)
 
 # %% ../nbs/12_crop.ipynb #6305a8b7
-def _choose(indices, areas, rng):
+def _choose(indices, areas, rng, weigh):
     smallest = min(areas)
-    return rng.choices(indices, [choose_weight(a, smallest) for a in areas])[0]
+    return rng.choices(indices, [weigh(a, smallest) for a in areas])[0]
 
 def choose_crop(
     boxes:Sequence[Box],  # the objects of the photo, pixels in its frame
@@ -107,6 +107,7 @@ def choose_crop(
     height:int,           # of the photo, pixels
     rng:Random,           # decides square and object
     tries:int=5,          # random squares to try before cutting around an object; 0 always cuts around
+    weigh:Callable=choose_weight,  # `(area, smallest) -> weight`: how often which object
 )->tuple[Box,int]:        # the square, whole pixels inside the photo; the index of the chosen object
     """Choose a square of the photo and an object in it, larger objects more often.
 
@@ -120,8 +121,8 @@ def choose_crop(
     for _ in range(tries):
         crop = random_square(width, height, rng)
         kept = [i for i,b in enumerate(boxes) if counts_in(b, crop)]
-        if kept: return crop, _choose(kept, [(boxes[i] & crop).area for i in kept], rng)
-    i = _choose(range(len(boxes)), [b.area for b in boxes], rng)
+        if kept: return crop, _choose(kept, [(boxes[i] & crop).area for i in kept], rng, weigh)
+    i = _choose(range(len(boxes)), [b.area for b in boxes], rng, weigh)
     return square_around(boxes[i], width, height, rng), i
 
 # %% ../nbs/12_crop.ipynb #5c4ce39f
