@@ -17,7 +17,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +24,7 @@ from tqdm.auto import tqdm
 
 from .core import Box, DataError, rng_for, write_atomic
 from .data import TextSegmentation, collate
+from .processes import us
 
 # %% ../nbs/26_cache.ipynb #7315c4c8
 @runtime_checkable
@@ -278,7 +278,7 @@ def cache_latents(
     """
     if min(views, batch_size, shard)<1:
         raise ValueError(f"views, batch_size and shard are at least 1, got {views}, {batch_size} and {shard}")
-    state, total = PartialState(), views*len(data)
+    state, total = us(), views*len(data)
     facts = dict(textseg=version('textseg'), method=method.frozen(), data=data_facts(data), photos=len(data), views=views, shard=shard)
     home, told = Path(folder)/_key(facts), json.dumps(facts, indent=1)
     _sweep(home)

@@ -33,10 +33,15 @@ def _unpack(optimizer, tensors):
     optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()['param_groups']))
 
 # %% ../nbs/21_checkpoint.ipynb #36f0c9c9
+def _learning(model):
+    "The state of a model without the weights that don't learn"
+    frozen = {n for n,p in model.named_parameters() if not p.requires_grad}
+    return {k:v for k,v in model.state_dict().items() if k not in frozen}
+
 def save_checkpoint(
     folder:str|Path,         # of all checkpoints of a run
     step:int,                # steps done; names the checkpoint
-    model:nn.Module,         # what learns
+    model:nn.Module,         # what learns; weights without gradients are left out
     optimizer:Optimizer,     # with its moments
     ema:EMAModel|None=None,  # the moving average of the weights
     **facts,                 # anything else worth keeping, as JSON
@@ -50,7 +55,7 @@ def save_checkpoint(
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        save_file({k:v.contiguous().clone() for k,v in model.state_dict().items()}, new/'model.safetensors')
+        save_file({k:v.contiguous().clone() for k,v in _learning(model).items()}, new/'model.safetensors')
         save_file(_pack(optimizer), new/'optimizer.safetensors')
         if ema: save_file({str(i):p.contiguous() for i,p in enumerate(ema.shadow_params)}, new/'ema.safetensors')
         files = {p.name:p.stat().st_size for p in sorted(new.iterdir())}
@@ -95,7 +100,9 @@ def load_checkpoint(
     checkpoint = Path(checkpoint)
     try:
         facts = json.loads((checkpoint/'state.json').read_text())
-        model.load_state_dict(load_file(checkpoint/'model.safetensors'))
+        weights = load_file(checkpoint/'model.safetensors')
+        if other := weights.keys() ^ _learning(model).keys(): raise KeyError(f"weights that only one side has, such as {min(other)}")
+        model.load_state_dict(weights, strict=False)
         if optimizer: _unpack(optimizer, load_file(checkpoint/'optimizer.safetensors'))
         if ema:
             saved = load_file(checkpoint/'ema.safetensors')

@@ -73,8 +73,8 @@ class Trainable(Protocol):
 class Segmenter(Protocol):
     "Something `evaluate` can score"
 
-    def predict(self, image:torch.Tensor, text:list[str], generator:torch.Generator)->torch.Tensor:
-        "Score maps `(B, S, S)` float32 in [0, 1] for photos `(B, 3, S, S)` in [-1, 1] and one text each"
+    def predict(self, image:torch.Tensor, text:list[str], generator:Sequence[torch.Generator])->torch.Tensor:
+        "Score maps `(B, S, S)` float32 in [0, 1] for photos `(B, 3, S, S)` in [-1, 1], one text and one generator each"
         ...
 
 # %% ../nbs/00_core.ipynb #8de7efd0

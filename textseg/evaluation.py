@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from accelerate.utils import reduce
 from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -19,6 +20,7 @@ from .core import generator_for
 from .data import FixedPairs, collate
 from .metrics import Counts, count, cumulative_iou, iou, mean_iou, precision_at, standard_error
 from .postprocess import clean
+from .processes import us
 from .show import grid, overlay
 
 # %% ../nbs/23_evaluation.ipynb #8d39b98b
@@ -45,30 +47,35 @@ class Row:
 
 # %% ../nbs/23_evaluation.ipynb #9640e248
 @torch.inference_mode()
-def _masks(predict, batch, to_mask, device, generator):
-    "Masks `(B, S, S)` for the questions of a batch, on the CPU"
-    return to_mask(predict(batch['image'].to(device), batch['text'], generator).float().cpu())
+def _masks(predict, batch, to_mask, device, *key):
+    "Masks `(B, S, S)` for the questions of a batch, on the CPU; `key` decides the noise, and its last part is one for each question"
+    generators = [generator_for(*key[:-1], i, device=device) for i in key[-1]]
+    return to_mask(predict(batch['image'].to(device), batch['text'], generators).float().cpu())
+
+def _counted(masks, batch):
+    "The counts of each answer, and how many pixels were judged"
+    return [(*count(mask, truth, ignore), int((~ignore).sum())) for mask, truth, ignore in zip(masks, batch['mask'], batch['ignore'])]
 
 def evaluate(
     predict:Callable,        # of a segmenter: `(image, text, generator) -> score`
     data:FixedPairs,         # the questions
     batch_size:int=32,       # questions at a time
     to_mask:Callable=clean,  # score map -> mask; see `postprocess`
-    seed:int=0,              # decides the noise; each batch has its own
+    seed:int=0,              # decides the noise; each question has its own
     device:str='cpu',        # where the segmenter is
     workers:int=0,           # processes that load data
     quiet:bool=False,        # no progress bar
 )->list[Row]:                # one for each pair, in order
-    "Ask every question and count the answers"
-    loader = DataLoader(data, batch_size=batch_size, collate_fn=collate, num_workers=workers)
-    rows = []
-    for n, batch in enumerate(tqdm(loader, disable=quiet, desc='evaluate')):
-        masks = _masks(predict, batch, to_mask, device, generator_for(seed, 'evaluate', n, device=device))
-        for mask, truth, ignore in zip(masks, batch['mask'], batch['ignore']):
-            pair = data.pairs[len(rows)]
-            category = data.source.names[pair.name][0]
-            rows.append(Row(pair.image_id, category, pair.name, pair.group, count(mask, truth, ignore), int((~ignore).sum())))
-    return rows
+    "Ask every question and count the answers; several processes of accelerate share the questions and get all rows"
+    here = us()
+    mine = range(here.process_index, len(data), here.num_processes)
+    batches = [mine[i:i+batch_size] for i in range(0, len(mine), batch_size)]
+    loader = DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+    found = torch.zeros(len(data), len(Counts._fields)+1, dtype=torch.int64)
+    for some, batch in zip(batches, tqdm(loader, disable=quiet or not here.is_main_process, desc='evaluate')):
+        found[list(some)] = torch.tensor(_counted(_masks(predict, batch, to_mask, device, seed, 'evaluate', some), batch))
+    found = reduce(found.to(here.device), 'sum').tolist()
+    return [Row(p.image_id, data.source.names[p.name][0], p.name, p.group, Counts(*numbers), pixels) for p, (*numbers, pixels) in zip(data.pairs, found)]
 
 # %% ../nbs/23_evaluation.ipynb #db40af37
 def summary(
@@ -135,7 +142,7 @@ def answers(
     "Draw the photos in a row, below them the truths, and below them the answers with group and IoU"
     examples = [data[i] for i in which]
     batch = collate(examples)
-    masks = _masks(predict, batch, to_mask, device, generator_for(seed, 'answers', device=device))
+    masks = _masks(predict, batch, to_mask, device, seed, 'answers', which)
     told = [f'{data.pairs[i].group} {iou(count(m, e.mask, e.ignore)):.2f}' for i,m,e in zip(which, masks, examples)]
     truths = [overlay(e.image, e.mask, CYAN, .7, e.ignore) for e in examples]
     found = [overlay(e.image, m, CYAN, .7) for e,m in zip(examples, masks)]
