@@ -63,6 +63,11 @@ def _several(text):
     return [t.strip() for t in text.split(',')] if text else []
 
 # %% ../nbs/40_cli.ipynb #29c30252
+def _first():
+    "Is this the process that speaks, if several were launched?"
+    from textseg.processes import us
+    return us().is_main_process
+
 def _source(root, split, names, smallest, tolerant):
     "A data folder with the names and photos that are wanted; what was left out is said"
     from textseg.coco import open_source, select
@@ -96,6 +101,9 @@ def textseg_train(
     color:str='green',       # the paint: a name or #rrggbb
     focal:bool=False,        # the article's focal loss, which did not help
     multires:bool=False,     # coarse noise too, as Marigold has it
+    one_step:bool=False,     # learn a single step from zeros, and no noise
+    rank:int=0,              # teach low-rank adapters of this rank beside the U-Net; 0 teaches the whole of it
+    checkpointing:bool=False,  # less memory for more time
     batch:int=None,          # examples per update and accumulation
     accumulate:int=1,        # batches per update
     lr:float=None,           # learning rate at its highest
@@ -106,6 +114,7 @@ def textseg_train(
     cache:str='',            # folder that keeps what is frozen, so that it runs once; none when empty
     views:int=4,             # epochs whose crops and names the cache keeps
     show:int=500,            # steps between pictures; 0 for none
+    tensorboard:bool=False,  # write the log for TensorBoard too, to OUT/board
     tolerant:bool=False,     # leave out broken annotations and count them, and not stop at the first
     quiet:bool=False,        # no progress bar
 ):
@@ -114,14 +123,17 @@ def textseg_train(
         _need(data=data, out=out)
         _quieten()
         from textseg.latents import multires_noise, white_noise
-        from textseg.methods import cocogold
+        from textseg.methods.cocogold import ONE_STEP, focal as focal_error, squared
         from textseg.paint import parse_color
-        from textseg.recipes import fine_tune, model_size
+        from textseg.opening import model_size
+        from textseg.recipes import fine_tune
         examples = _examples(_source(data, split, names, smallest, tolerant), size or model_size(model), seed, absent, balanced, phrases)
+        given = {k:v for k,v in dict(batch_size=batch, lr=lr, precision=precision).items() if v is not None}
+        mode = ONE_STEP if one_step else dict(noise=multires_noise if multires else white_noise)
         fine_tune(examples, out, steps, method, model, seed, examples.source, show, quiet=quiet, color=parse_color(color),
-                  error=cocogold.focal if focal else cocogold.squared, noise=multires_noise if multires else white_noise, workers=workers,
-                  accumulate=accumulate, save_every=save, cache=cache or None, views=views, **{k:v for k,v in dict(batch_size=batch, lr=lr, precision=precision).items() if v is not None})
-        print(f'{out}: {len(examples)} photos, {steps} steps; the model is in {Path(out)/"pipeline"}')
+                  error=focal_error if focal else squared, workers=workers, accumulate=accumulate, save_every=save, cache=cache or None, views=views,
+                  rank=rank, checkpointing=checkpointing, trackers=['tensorboard']*tensorboard, **mode, **given)
+        if _first(): print(f'{out}: {len(examples)} photos, {steps} steps; the model is in {Path(out)/("adapter" if rank else "pipeline")}')
 
 # %% ../nbs/40_cli.ipynb #90741137
 @call_parse
@@ -148,7 +160,8 @@ def textseg_eval(
         from textseg.core import write_atomic
         from textseg.data import FixedPairs, make_pairs
         from textseg.evaluation import evaluate, summaries, table, to_json
-        from textseg.recipes import few_pairs, open_segmenter, size_of
+        from textseg.opening import open_segmenter, size_of
+        from textseg.recipes import few_pairs
         _need(data=data)
         if by not in ('group', 'name', 'size'): raise DataError(f"a table has lines by group, name or size, got '{by}'")
         method, source = open_segmenter(model), _source(data, split, names, smallest, tolerant)
@@ -156,6 +169,7 @@ def textseg_eval(
         method.ensemble = ensemble
         pairs = few_pairs(source, limit, seed) if limit else make_pairs(source, seed=seed)
         rows = evaluate(method.predict, FixedPairs(source, pairs, size or size_of(method), seed), seed=seed, device=str(method.vae.device), workers=workers, quiet=quiet)
+        if not _first(): return
         print(table(summaries(rows, key=lambda r: getattr(r, by)), first=by))
         if json: write_atomic(json, dumps(to_json(rows, model=str(model), data=str(data), split=split, steps=steps, ensemble=ensemble, seed=seed)))
 
@@ -194,7 +208,7 @@ def textseg_predict(
         import numpy as np
         from textseg.core import generator_for
         from textseg.photo import open_photo
-        from textseg.recipes import open_pipeline
+        from textseg.opening import open_pipeline
         photo, pipe = open_photo(image), open_pipeline(model)
         texts = _several(text) or ['']
         found = pipe(photo, texts, num_inference_steps=steps, ensemble_size=ensemble, threshold=threshold, output_type='pil',

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .latents import TextStates, decode_latents, encode_image, vae_stride
+from .latents import TextStates, beside, decode_latents, encode_image, no_noise, vae_stride, white_noise
 from .paint import GREEN, brightness, projection
 from .photo import to_rgb
 from .postprocess import clean
@@ -39,8 +38,8 @@ def denoise(
     scheduler.set_timesteps(steps, device=image.device)
     latents = noise
     for i, t in enumerate(scheduler.timesteps):
-        pair = torch.cat([image, latents], 1)   # (B, 2C, h, w)
-        v = unet(pair.to(unet.dtype), t, states.to(unet.dtype)).sample.to(latents.dtype)
+        seen = beside(image, latents, unet.config.in_channels)   # (B, 2C, h, w), or the photo alone
+        v = unet(seen.to(unet.dtype), t, states.to(unet.dtype)).sample.to(latents.dtype)
         step = scheduler.step(v, t, latents)
         latents = step.pred_original_sample if i==len(scheduler.timesteps)-1 else step.prev_sample  # at the end no noise stays
         if on_step: latents = on_step(i, t, latents)
@@ -125,26 +124,29 @@ def _check_call(images, prompts, steps, members, output_type):
 # %% ../nbs/29_pipeline.ipynb #90fd31a2
 class TextSegPipeline(DiffusionPipeline):
     "Segment what a text names: `pipe(photo, 'red star').mask[0]`"
-    model_cpu_offload_seq = 'text_encoder->unet->vae'
+    model_cpu_offload_seq = 'text_encoder->unet->vae->decoder'
+    _optional_components = ['decoder']
 
     def __init__(
         self,
-        unet:UNet2DConditionModel,         # takes photo and noisy latents
+        unet:UNet2DConditionModel,         # takes photo and noisy latents; or the photo alone, if it is certain
         vae:AutoencoderKL,                 # both ways
         text_encoder:CLIPTextModel,        # reads the text
         tokenizer:CLIPTokenizer,           # cuts the text
         scheduler:SchedulerMixin,          # the noise process
+        decoder:AutoencoderTiny|None=None, # a faster way out of the latents; the VAE's own when None
         color:Sequence[float]|None=GREEN,  # the paint it was trained with, RGB in [-1, 1]; None when it draws the mask in black and white
         steps:int=1,                       # denoising steps unless the call says otherwise
         resolution:int|None=None,          # longer side the photo is scaled to; the U-Net's own size when None
+        certain:bool=False,                # begins with zeros, as it was taught, and not with noise: one answer
     ):
         super().__init__()
         wanted, got = 2*vae.config.latent_channels, unet.config.in_channels
-        if got!=wanted:
+        if got!=wanted and not (certain and 2*got==wanted):
             raise ValueError(f"the U-Net must take a photo's and a painted photo's latents, {wanted} channels, but it takes {got}: "
                              "it is a generator that was not fine-tuned to segment; train it with textseg_train")
-        self.register_modules(unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler)
-        self.register_to_config(color=None if color is None else list(color), steps=steps, resolution=resolution)
+        self.register_modules(unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler, decoder=decoder)
+        self.register_to_config(color=None if color is None else list(color), steps=steps, resolution=resolution, certain=certain)
 
     @property
     def states_of(self)->TextStates:
@@ -199,7 +201,7 @@ class TextSegPipeline(DiffusionPipeline):
     def _draw(self, encoded, prompt, steps, members, generator, callback):
         "Painted photos `(E, 3, h, w)`: all members of the ensemble at once"
         latents = encoded[2].expand(members, -1, -1, -1)
-        noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
+        noise = (no_noise if self.config.certain else white_noise)(latents, None, generator)
         states = self.states_of([prompt]).expand(members, -1, -1)
         def on_step(i, t, x): return (callback(self, i, t, dict(latents=x)) or {}).get('latents', x)
-        return decode_latents(self.vae, denoise(self.unet, self.scheduler, latents, states, noise, steps, on_step if callback else None))
+        return decode_latents(self.decoder or self.vae, denoise(self.unet, self.scheduler, latents, states, noise, steps, on_step if callback else None))

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..cache import fingerprint
-from ..latents import TextStates, encode_image, mask_to_latents, vae_stride
+from ..latents import TextStates, encode_image, mask_to_latents, vae_stride, weighted_mean
 
 # %% ../../nbs/36_methods.logits.ipynb #ffe538f4
 def logits_out(
@@ -89,7 +89,7 @@ def frozen(
 def loss(
     self:Logits,
     batch:dict,                 # `text` list, and what `latents_of` takes; or from a cache, with `states` `(B, L, D)` too
-    generator:torch.Generator,  # not used: nothing is drawn
+    generator:torch.Generator|Sequence[torch.Generator],  # not used: nothing is drawn
 )->Tensor:                      # a scalar
     "Average the binary cross-entropy over all pixels that are known"
     made, stride = self.latents_of(batch), vae_stride(self.vae)
@@ -97,7 +97,7 @@ def loss(
     near = F.interpolate(mask_to_latents(mask, stride).float(), scale_factor=stride)[:, 0]   # the latents that paint would have touched
     weight = (1 + self.paint_weight*near) * ~made['ignore']
     errors = F.binary_cross_entropy_with_logits(self._logits(made['photo'].float(), states), mask.float(), reduction='none')
-    return (errors*weight).sum()/weight.sum().clamp(min=1)   # all ignored: 0, not NaN
+    return weighted_mean(errors, weight)
 
 # %% ../../nbs/36_methods.logits.ipynb #1760f026
 @patch
@@ -105,7 +105,7 @@ def predict(
     self:Logits,
     image:Tensor,               # photos, `(B, 3, S, S)` in [-1, 1]
     text:Sequence[str],         # one a photo
-    generator:torch.Generator,  # not used: the answer is certain
+    generator:torch.Generator|Sequence[torch.Generator],  # not used: the answer is certain
 )->Tensor:                      # score maps, `(B, S, S)` float32 in [0, 1]
     "Say for each pixel whether the text is there"
     with torch.no_grad(): return self.logits(image, text).sigmoid()
