@@ -9,6 +9,7 @@ __all__ = ['LIMIT', 'HEAVY', 'BENCHES', 'bench_opening', 'bench_pq', 'bench_impo
 import subprocess, sys, sysconfig
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from importlib import import_module
 from inspect import signature
 from json import dumps
 from pathlib import Path
@@ -176,7 +177,13 @@ def bench_imports(
     return ratios
 
 # %% ../nbs/60_benchmarks.ipynb #337e00bd
-BENCHES = {'imports': bench_imports, 'index': bench_index, 'sample': bench_sample, 'cache': bench_cache, 'opening': bench_opening, 'pq': bench_pq}
+def _later(name):
+    "A bench of the page on trust, which loads torch and the methods when it is called"
+    def bench(n=5): return getattr(import_module('textseg.trust'), f'bench_{name}')(n)
+    return bench
+
+BENCHES = {'imports': bench_imports, 'index': bench_index, 'sample': bench_sample, 'cache': bench_cache, 'opening': bench_opening, 'pq': bench_pq,
+           **{name: _later(name) for name in ('step', 'kill', 'spread')}}
 
 @contextmanager
 def _one_thread():

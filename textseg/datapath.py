@@ -243,18 +243,12 @@ def _updates_from(method, data, collate, batch=32):
 def _sd_flops(side=512):
     "Operations for one photo at Stable Diffusion 2's sizes, counted: of the U-Net forward and backward, and of the VAE for two pictures"
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from torch.utils.flop_counter import FlopCounterMode
-    from textseg.latents import encode_image, vae_stride, widen_conv_in
+    from textseg.costs import operations, stable_diffusion
+    from textseg.latents import encode_image
+    networks, h = stable_diffusion(), side//8
     with torch.device('meta'):
-        unet = widen_conv_in(UNet2DConditionModel(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True))
-        vae = AutoencoderKL(down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4,
-                            block_out_channels=(128, 256, 512, 512), layers_per_block=2).requires_grad_(False)
-        h = side//vae_stride(vae)
-        with FlopCounterMode(display=False) as learning:
-            unet(torch.zeros(1, 8, h, h), torch.zeros(1), torch.zeros(1, 77, 1024)).sample.sum().backward()
-        with FlopCounterMode(display=False) as frozen: encode_image(vae, torch.zeros(2, 3, side, side))
-    return learning.get_total_flops(), frozen.get_total_flops()
+        inputs, pictures = (torch.zeros(1, 8, h, h), torch.zeros(1), torch.zeros(1, 77, 1024)), torch.zeros(2, 3, side, side)
+    return operations(lambda: networks.unet(*inputs).sample.sum().backward()), operations(lambda: encode_image(networks.vae, pictures))
 
 def bench_cache(
     n:int=5,         # turns
@@ -266,7 +260,8 @@ def bench_cache(
     from textseg.cache import cache_latents, collate_latents
     from textseg.coco import open_source
     from textseg.data import TextSegmentation, collate
-    from textseg.recipes import open_model, recipe_for
+    from textseg.opening import open_model
+    from textseg.recipes import recipe_for
     from textseg.scenes import write_scenes
     with tempfile.TemporaryDirectory() as folder:
         method = open_model('tiny', **recipe_for('tiny').method)
