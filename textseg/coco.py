@@ -13,7 +13,7 @@ import numpy as np
 
 from .cocofile import inside, leave_out, missing_files
 from .core import Box, DataError, did_you_mean
-from .index import open_index
+from .jsonindex import open_index
 from .outlines import outline_fault, union
 from .layout import find_part, places
 from .photo import open_ids, stored_size
