@@ -176,8 +176,9 @@ def textseg_eval(
 # %% ../nbs/40_cli.ipynb #dddc8703
 def _mask_path(out, text, several):
     "Where the mask of a text goes"
+    from textseg.export import file_word
     out = Path(out)
-    return out.with_name(f"{out.stem}_{'_'.join(text.split())}{out.suffix}") if several else out
+    return out.with_name(f'{out.stem}_{file_word(text)}{out.suffix}') if several else out
 
 def _save(image, path):
     "Write a picture, whole or not at all"
@@ -192,13 +193,15 @@ def _save(image, path):
 @call_parse
 def textseg_predict(
     model:str,            # a run, a pipeline folder, a hub id, or tiny-seg
-    image:str,            # file of the photo
+    image:str,            # file of the photo; with --coco also a folder of photos
     text:str,             # what to segment; several texts have commas between
     out:str='mask.png',   # file of the mask, black and white; with several texts, the text is put into the name
     painted:bool=False,   # keep the redrawn photo too, beside the mask
     steps:int=None,       # denoising steps; as trained when not given
     ensemble:int=1,       # predictions to average
     threshold:float=.5,   # a pixel is in when its score is above, in [0, 1]
+    coco:str='',          # file for COCO results; masks and overlays of all photos go into a folder of its name beside it
+    truth:str='',         # COCO JSON that tells the ids of photos and categories for the results
     seed:int=0,           # decides the noise
     quiet:bool=False,     # nothing on the screen
 ):
@@ -209,8 +212,13 @@ def textseg_predict(
         from textseg.core import generator_for
         from textseg.photo import open_photo
         from textseg.opening import open_pipeline
-        photo, pipe = open_photo(image), open_pipeline(model)
         texts = _several(text) or ['']
+        if coco:
+            from textseg.export import predict_folder
+            report = predict_folder(open_pipeline(model), image, texts, coco, truth or None, steps, ensemble, threshold, seed=seed, quiet=quiet)
+            if report.bad or not quiet: print(report, file=sys.stderr if quiet else sys.stdout)
+            return
+        photo, pipe = open_photo(image), open_pipeline(model)
         found = pipe(photo, texts, num_inference_steps=steps, ensemble_size=ensemble, threshold=threshold, output_type='pil',
                      generator=generator_for(seed, 'predict', device=str(pipe.device)))
         for t, mask, drawn in zip(texts, found.mask, found.painted):
@@ -223,7 +231,7 @@ def textseg_predict(
 @call_parse
 def textseg_demo(
     out:str='demo',       # folder for scenes, runs, pictures and the table
-    minutes:float=8.,     # of training for each row of the table, on two cores
+    minutes:float=9.,     # of training for each row of the table, on two cores
     seed:int=0,           # decides everything
     compare:bool=False,   # three more rows: from scratch, black and white target, no painting
     hard:bool=False,      # more shapes and textures, more and smaller objects

@@ -38,7 +38,7 @@ def open_model(
     except (OSError, ValueError, KeyError) as e:
         raise DataError(f"no model could be opened from '{model}' ({str(e).splitlines()[0]}); name a Stable Diffusion folder or hub id, 'tiny', 'scratch' or 'tiny-seg'") from e
     if model=='scratch': _forget(method, seed)
-    if model in ('tiny', 'scratch', 'tiny-seg') and not torch.cuda.is_available(): on_cpu(method.model)
+    if method.model.config.sample_size<=32 and not torch.cuda.is_available(): on_cpu(method.model)   # the miniature, or another as small
     return method
 
 def _forget(method, seed):

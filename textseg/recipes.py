@@ -89,6 +89,10 @@ def _told(value):
     "A value of a run as its record tells it: functions by name, all else as text"
     return value.__qualname__.split('.<locals>')[0] if callable(value) else str(value)
 
+def _data_told(data):
+    "What the record of a run says of its data"
+    return data_facts(data) if isinstance(data, TextSegmentation) else dict(kind=type(data).__name__, size=data.size, items=len(data))
+
 def _lighten(learner, rank, checkpointing):
     "Let a method take less memory to learn"
     if checkpointing: learner.model.enable_gradient_checkpointing()
@@ -107,7 +111,7 @@ def _cached(data, learner, folder, views, workers, quiet):
     raise DataError(f"{type(learner).__name__} has no frozen half that can be cached; train it without a cache")
 
 def fine_tune(
-    data:TextSegmentation,     # what to learn from
+    data:TextSegmentation|FixedPairs,  # what to learn from
     out:str|Path,              # folder of the run
     steps:int,                 # updates
     method:str='cocogold',     # of METHODS
@@ -132,7 +136,7 @@ def fine_tune(
     learner = METHODS[method].build(model, seed, **(recipe.method | {k:v for k,v in changes.items() if k in fields and k!='steps'}))
     _lighten(learner, rank, checkpointing)
     loop = recipe.loop | {k:v for k,v in changes.items() if k not in fields}
-    told = dict(recipe.method, **loop) | changes | dict(method=method, model=model, steps=steps, seed=seed, data=data_facts(data), cache=cache, views=views,
+    told = dict(recipe.method, **loop) | changes | dict(method=method, model=model, steps=steps, seed=seed, data=_data_told(data), cache=cache, views=views,
                                                        rank=rank, checkpointing=checkpointing)
     if us().is_main_process: write_atomic(out/'run.json', json.dumps(run_facts(**told), default=_told, indent=1))
     hook = _every(show_every, _pictures(learner, shown, out), steps) if shown else None
@@ -163,7 +167,7 @@ def demo_line(
 # %% ../nbs/39_recipes.ipynb #c1bc3531
 def demo(
     out:str|Path,            # folder for everything
-    minutes:float=8.,        # of training for each row, on two cores
+    minutes:float=9.,        # of training for each row, on two cores
     seed:int=0,              # decides everything
     rows:Sequence[str]=('tiny',),  # which rows of the table: of ROWS
     n:int=4000,              # scenes to train on

@@ -153,17 +153,19 @@ def spread_training(
     scenes:str|Path,  # data folder
     place:str|Path,   # for the runs
     steps:int=4,      # updates
+    switch:int=0,     # more updates, for which the two runs change places
 )->list[Ratio]:       # how far two processes are from one
     "Train with one process and with two, and compare losses and weights"
     launcher = '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2
     one, two = Path(place)/'one', Path(place)/'two'
     complaints = _train(one, scenes, steps=steps) + _train(two, scenes, *launcher, steps=steps)
+    if switch: complaints += _train(one, scenes, *launcher, steps=steps+switch) + _train(two, scenes, steps=steps+switch)
     if complaints: raise DataError(f"the runs complained: {complaints}")
     a, b = (json.loads((run/'log.jsonl').read_text().splitlines()[-1])['loss'] for run in (one, two))
     x, y, start = (torch.cat([v.flatten() for v in load_file(f).values()]) for f in (_last(one)/'model.safetensors', _last(two)/'model.safetensors',
                                                                                      _last(one)/'ema.safetensors'))
     apart, way = (x-y).norm().item(), (x-start).norm().item()
-    note = f'1 process x 8 and 2 x 4, {steps} steps'
+    note = f'1 process x 8 and 2 x 4, {steps} steps' + f', and {switch} more with places changed'*bool(switch)
     return [Ratio('losses apart, relative', abs(a-b)/a, 1e-3, '', 1e-3*a/max(abs(a-b), 1e-12), f'a limit; {note}'),
             Ratio('weights apart, to the way since the moving average', apart/way, .05, '', .05*way/max(apart, 1e-12), f'a limit; {note}')]
 
@@ -175,7 +177,7 @@ def bench_spread(
     with tempfile.TemporaryDirectory() as place:
         scenes = write_scenes(Path(place)/'scenes', n=40, n_val=0)
         data = TextSegmentation(open_source(scenes, 'train'), size=64, balanced=True, absent=.2, seed=1)
-        return spread_samples(data) + spread_training(scenes, place, steps=10)
+        return spread_samples(data) + spread_training(scenes, place, steps=10, switch=10)
 
 # %% ../nbs/59_trust.ipynb #7bf5b1c9
 class _Same(Dataset):
