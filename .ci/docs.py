@@ -62,6 +62,8 @@ def relink(text, page, root):
         if target.startswith(site): return f']({root}{match[1].removeprefix(site)})'
         if not target.endswith('.ipynb') or ':' in target: return match[0]
         return f"]({root}{address(os.path.normpath(page.parent/target))}{mark}{anchor})"
+    text = re.sub(rf'\[(\[[^]]*\]\({site}[^()\s]+\))\]\([^()\s]+\)', r'\1', text)      # nbdev links names of ours in a link's own text, too
+    text = re.sub(rf'\[([^]]*)\]\({site}[^()\s#]*#_[^()\s]*\)', r'\1', text)          # a private name has no place on its page
     text = re.sub(r'\]\(([^()\s]+)\)', link, text)
     return re.sub(r'\[([^]]*)\]\(([^()\s]+)\)\{target="_blank"[^}]*\}', r'<a class="doc-source" href="\2">\1</a>', text)
 
@@ -144,8 +146,21 @@ nb_execution_mode = 'off'
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline', 'attrs_block']
 suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type']
 html_theme, html_title, html_css_files, html_static_path = 'sphinx_book_theme', {title!r}, ['styles.css'], ['_static']
+html_context = dict(default_mode='auto')
 html_copy_source, html_show_sourcelink = False, False
+html_math_renderer = 'mathml'
 html_theme_options = dict(repository_url={git_url!r}, use_repository_button=True, use_download_button=False, show_toc_level=2, navbar_persistent=[])
+
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
+
+def as_mathml(display):   # browsers draw MathML themselves: no script from elsewhere, so formulas are there offline
+    def visit(self, node):
+        self.body.append(f'<span class="formula-{{display}}">{{convert(node.astext(), display=display)}}</span>')
+        raise SkipNode
+    return visit, None
+
+def setup(app): app.add_html_math_renderer('mathml', as_mathml('inline'), as_mathml('block'))
 """
 
 
