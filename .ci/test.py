@@ -105,6 +105,16 @@ def notebooks():
     results.extend(parallel(test_notebook, paths, n_workers=2, skip_flags=cfg.tst_flags.split(), basepath=ROOT, pause=.01))
 
 
+def walked(copy):
+    "Every page of the built site is well in a real browser, if there is one"
+    sh(sys.executable, '.ci/docs_test.py', copy/'_docs')
+
+
+def clicked():
+    "The page of textseg_app works in a real browser, if there is one"
+    sh(sys.executable, '.ci/app_test.py')
+
+
 def build_wheel(copy, site):
     "Build the sdist, from it the wheel, and install that into `site`"
     sh(sys.executable, '-m', 'build', '--outdir', copy/'dist', copy)
@@ -174,6 +184,8 @@ def main():
         check('README.md and nbs/sidebar.yml are current', committed_pages, copy, before)
         check('all notebooks could be tried', notebooks)
         check('documentation builds', documented, copy)
+        check('every page of the site in a browser', walked, copy)
+        check('the page to click in a browser', clicked)
         shutil.rmtree(copy)
         shutil.copytree(before, copy)
         check('sdist and wheel build', build_wheel, copy, site)

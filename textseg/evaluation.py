@@ -47,10 +47,11 @@ class Row:
 
 # %% ../nbs/23_evaluation.ipynb #9640e248
 @torch.inference_mode()
-def _masks(predict, batch, to_mask, device, *key):
+def _masks(predict, batch, to_mask, device, given, *key):
     "Masks `(B, S, S)` for the questions of a batch, on the CPU; `key` decides the noise, and its last part is one for each question"
     generators = [generator_for(*key[:-1], i, device=device) for i in key[-1]]
-    return to_mask(predict(batch['image'].to(device), batch['text'], generators).float().cpu())
+    hints = {name:batch[name].to(device) for name in given}
+    return to_mask(predict(batch['image'].to(device), batch['text'], generators, **hints).float().cpu())
 
 def _counted(masks, batch):
     "The counts of each answer, and how many pixels were judged"
@@ -63,6 +64,7 @@ def evaluate(
     to_mask:Callable=clean,  # score map -> mask; see `postprocess`
     seed:int=0,              # decides the noise; each question has its own
     device:str='cpu',        # where the segmenter is
+    given:Sequence[str]=(),  # parts of the truth that `predict` is told, such as `mask` for a SAM that is asked by boxes; the row of a table must say so
     workers:int=0,           # processes that load data
     quiet:bool=False,        # no progress bar
 )->list[Row]:                # one for each pair, in order
@@ -73,7 +75,7 @@ def evaluate(
     loader = DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=workers)
     found = torch.zeros(len(data), len(Counts._fields)+1, dtype=torch.int64)
     for some, batch in zip(batches, tqdm(loader, disable=quiet or not here.is_main_process, desc='evaluate')):
-        found[list(some)] = torch.tensor(_counted(_masks(predict, batch, to_mask, device, seed, 'evaluate', some), batch))
+        found[list(some)] = torch.tensor(_counted(_masks(predict, batch, to_mask, device, given, seed, 'evaluate', some), batch))
     found = reduce(found.to(here.device), 'sum').tolist()
     return [Row(p.image_id, data.source.names[p.name][0], p.name, p.group, Counts(*numbers), pixels) for p, (*numbers, pixels) in zip(data.pairs, found)]
 
@@ -137,12 +139,13 @@ def answers(
     to_mask:Callable=clean,  # score map -> mask
     seed:int=0,              # decides the noise
     device:str='cpu',        # where the segmenter is
+    given:Sequence[str]=(),  # parts of the truth that `predict` is told
     cell:int=96,             # side of a picture, pixels
 )->Image.Image:              # RGB: a row of photos, a row of truths, a row of answers
     "Draw the photos in a row, below them the truths, and below them the answers with group and IoU"
     examples = [data[i] for i in which]
     batch = collate(examples)
-    masks = _masks(predict, batch, to_mask, device, seed, 'answers', which)
+    masks = _masks(predict, batch, to_mask, device, given, seed, 'answers', which)
     told = [f'{data.pairs[i].group} {iou(count(m, e.mask, e.ignore)):.2f}' for i,m,e in zip(which, masks, examples)]
     truths = [overlay(e.image, e.mask, CYAN, .7, e.ignore) for e in examples]
     found = [overlay(e.image, m, CYAN, .7) for e,m in zip(examples, masks)]
