@@ -83,25 +83,37 @@ def _examples(source, size, seed, absent, balanced, phrases):
     said = dict(templates=TEMPLATES, synonyms=SYNONYMS) if phrases else {}
     return TextSegmentation(source, size, seed, absent=absent, balanced=balanced, **said)
 
+
+def _options(color, focal, multires, one_step, prompt):
+    "Options of a method, those that were given"
+    from textseg.latents import multires_noise
+    from textseg.methods.cocogold import ONE_STEP, focal as focal_error
+    from textseg.opening import asking
+    from textseg.paint import parse_color
+    paint = dict(color=parse_color(color)) if color else {}
+    return paint | (dict(error=focal_error) if focal else {}) | (dict(noise=multires_noise) if multires else {}) | (ONE_STEP if one_step else {}) | (
+        dict(ask=asking(prompt)) if prompt else {})
+
 # %% ../nbs/40_cli.ipynb #24c5dc10
 @call_parse
 def textseg_train(
     data:str='',             # data folder: COCO, or label maps; needed
     out:str='',              # folder of the run, which goes on if it holds a checkpoint; needed
-    method:str='cocogold',   # cocogold, binary (black and white target) or logits (no painting)
-    model:str='tiny',        # tiny, scratch, tiny-seg, a Stable Diffusion folder, or a hub id
+    method:str='cocogold',   # cocogold, binary (black and white target), logits (no painting), sam, or samtext (a SAM that reads)
+    model:str=None,          # tiny, scratch, tiny-seg, a Stable Diffusion folder, or a hub id; tiny-sam, or another SAM; the method's miniature when not given
     steps:int=1000,          # updates of the weights
     split:str='train',       # part of the data to learn from
     size:int=None,           # side of the examples, pixels; as the model was made for when not given
     names:str='',            # names to learn, with commas between; all that aren't held out when empty
     smallest:int=0,          # leave out photos with a shorter side, pixels; the article takes 300
-    absent:float=.2,         # chance to ask for a name that is not in the photo
+    absent:float=.2,         # chance to ask for a name that is not in the photo; a SAM that does not read is never asked so
     balanced:bool=True,      # ask for each category equally often
     phrases:bool=False,      # say names in other words too: templates and synonyms
-    color:str='green',       # the paint: a name or #rrggbb
+    color:str='',            # the paint: a name or #rrggbb; green when empty
     focal:bool=False,        # the article's focal loss, which did not help
     multires:bool=False,     # coarse noise too, as Marigold has it
     one_step:bool=False,     # learn a single step from zeros, and no noise
+    prompt:str='',           # what a SAM is asked by: box, or a number of points such as 3; box when empty
     rank:int=0,              # teach low-rank adapters of this rank beside the U-Net; 0 teaches the whole of it
     checkpointing:bool=False,  # less memory for more time
     batch:int=None,          # examples per update and accumulation
@@ -122,20 +134,34 @@ def textseg_train(
     with clear_errors():
         _need(data=data, out=out)
         _quieten()
-        from textseg.latents import multires_noise, white_noise
-        from textseg.methods.cocogold import ONE_STEP, focal as focal_error, squared
-        from textseg.paint import parse_color
-        from textseg.opening import model_size
+        from textseg.opening import method_named, model_size
         from textseg.recipes import fine_tune
-        examples = _examples(_source(data, split, names, smallest, tolerant), size or model_size(model), seed, absent, balanced, phrases)
-        given = {k:v for k,v in dict(batch_size=batch, lr=lr, precision=precision).items() if v is not None}
-        mode = ONE_STEP if one_step else dict(noise=multires_noise if multires else white_noise)
-        fine_tune(examples, out, steps, method, model, seed, examples.source, show, quiet=quiet, color=parse_color(color),
-                  error=focal_error if focal else squared, workers=workers, accumulate=accumulate, save_every=save, cache=cache or None, views=views,
-                  rank=rank, checkpointing=checkpointing, trackers=['tensorboard']*tensorboard, **mode, **given)
+        model = model or method_named(method).model
+        source, side = _source(data, split, names, smallest, tolerant), size or model_size(model, method)
+        examples = _examples(source, side, seed, 0. if method=='sam' else absent, balanced, phrases)
+        given = {k:v for k,v in dict(batch_size=batch, lr=lr, precision=precision).items() if v is not None} | _options(color, focal, multires, one_step, prompt)
+        fine_tune(examples, out, steps, method, model, seed, source, show, quiet=quiet, workers=workers, accumulate=accumulate, save_every=save, cache=cache or None,
+                  views=views, rank=rank, checkpointing=checkpointing, trackers=['tensorboard']*tensorboard, **given)
         if _first(): print(f'{out}: {len(examples)} photos, {steps} steps; the model is in {Path(out)/("adapter" if rank else "pipeline")}')
 
 # %% ../nbs/40_cli.ipynb #90741137
+def _asked(method, prompt, steps, ensemble):
+    "A segmenter as it shall be asked"
+    from textseg.methods.cocogold import Cocogold
+    from textseg.methods.sam import SamDecoder
+    from textseg.opening import ask_by
+    if isinstance(method, Cocogold): method.steps, method.ensemble = steps or method.steps, ensemble
+    elif steps or ensemble!=1: raise DataError(f"{type(method).__name__} answers in one step, and always the same; leave out --steps and --ensemble")
+    return ask_by(method, prompt or 'box'*isinstance(method, SamDecoder))
+
+def _questions(source, limit, seed, asked):
+    "Pairs to ask for; no absent names of those that are told the truth"
+    from textseg.data import make_pairs
+    from textseg.recipes import few_pairs
+    pairs = few_pairs(source, limit, seed) if limit else make_pairs(source, seed=seed)
+    return [p for p in pairs if not asked.told or p.group!='absent']
+
+# %% ../nbs/40_cli.ipynb #41cbaf01
 @call_parse
 def textseg_eval(
     model:str,            # a run, a pipeline folder, a hub id, or tiny-seg
@@ -147,6 +173,7 @@ def textseg_eval(
     limit:int=0,          # ask only so many questions of each group; 0 for all
     steps:int=None,       # denoising steps; as trained when not given
     ensemble:int=1,       # predictions to average
+    prompt:str='',        # what a SAM is asked by: box or a number of points, of the truth, or color; box when empty
     by:str='group',       # lines of the table: group (seen, unseen), name, or size
     json:str=None,        # keep the rows in this file
     tolerant:bool=False,  # leave out broken annotations and count them, and not stop at the first
@@ -158,20 +185,18 @@ def textseg_eval(
     with clear_errors():
         _quieten()
         from textseg.core import write_atomic
-        from textseg.data import FixedPairs, make_pairs
+        from textseg.data import FixedPairs
         from textseg.evaluation import evaluate, summaries, table, to_json
-        from textseg.opening import open_segmenter, size_of
-        from textseg.recipes import few_pairs
+        from textseg.opening import device_of, open_segmenter, size_of
         _need(data=data)
         if by not in ('group', 'name', 'size'): raise DataError(f"a table has lines by group, name or size, got '{by}'")
-        method, source = open_segmenter(model), _source(data, split, names, smallest, tolerant)
-        if steps: method.steps = steps
-        method.ensemble = ensemble
-        pairs = few_pairs(source, limit, seed) if limit else make_pairs(source, seed=seed)
-        rows = evaluate(method.predict, FixedPairs(source, pairs, size or size_of(method), seed), seed=seed, device=str(method.vae.device), workers=workers, quiet=quiet)
+        asked, source = _asked(open_segmenter(model), prompt, steps, ensemble), _source(data, split, names, smallest, tolerant)
+        pairs, method = _questions(source, limit, seed, asked), asked.method
+        rows = evaluate(method.predict, FixedPairs(source, pairs, size or size_of(method), seed), seed=seed, device=device_of(method), given=asked.given,
+                        workers=workers, quiet=quiet)
         if not _first(): return
-        print(table(summaries(rows, key=lambda r: getattr(r, by)), first=by))
-        if json: write_atomic(json, dumps(to_json(rows, model=str(model), data=str(data), split=split, steps=steps, ensemble=ensemble, seed=seed)))
+        print(table(summaries(rows, key=lambda r: ', '.join(filter(None, (str(getattr(r, by)), asked.told)))), first=by))
+        if json: write_atomic(json, dumps(to_json(rows, model=str(model), data=str(data), split=split, steps=steps, ensemble=ensemble, prompt=asked.told, seed=seed)))
 
 # %% ../nbs/40_cli.ipynb #dddc8703
 def _mask_path(out, text, several):
@@ -189,14 +214,24 @@ def _save(image, path):
         except KeyError as e: raise DataError(f"no picture format is called '{Path(path).suffix}'; name a .png file") from e
         write_atomic(path, f.getvalue())
 
-# %% ../nbs/40_cli.ipynb #5b627195
+# %% ../nbs/40_cli.ipynb #67f9aca0
+try:
+    from fastcore.script import Param
+    _Text = Param("what to segment; several texts have commas between; nothing when a SAM is asked by a box or points", str, opt=False, nargs='?')
+except ImportError:  # fastcore 2
+    from typing import Annotated
+    _Text = Annotated[str, "what to segment; several texts have commas between; nothing when a SAM is asked by a box or points", dict(opt=False, nargs='?')]
+
 @call_parse
 def textseg_predict(
-    model:str,            # a run, a pipeline folder, a hub id, or tiny-seg
+    model:str,            # a run, a pipeline folder, a hub id, tiny-seg, or a SAM
     image:str,            # file of the photo; with --coco also a folder of photos
-    text:str,             # what to segment; several texts have commas between
+    text:_Text='',        # what to segment; several texts have commas between; nothing when a SAM is asked by a box or points
     out:str='mask.png',   # file of the mask, black and white; with several texts, the text is put into the name
     painted:bool=False,   # keep the redrawn photo too, beside the mask
+    box:str='',           # ask a SAM by a box: x0,y0,x1,y1 in pixels; several have blanks between
+    point:str='',         # ask a SAM by points on the object: x,y in pixels; several have blanks between
+    beside:str='',        # points that are not on the object
     steps:int=None,       # denoising steps; as trained when not given
     ensemble:int=1,       # predictions to average
     threshold:float=.5,   # a pixel is in when its score is above, in [0, 1]
@@ -208,24 +243,33 @@ def textseg_predict(
     "Segment what texts name in one photo"
     with clear_errors():
         _quieten()
-        import numpy as np
-        from textseg.core import generator_for
+        from textseg.answering import masks_of, typed_prompts
+        from textseg.opening import open_segmenter
         from textseg.photo import open_photo
-        from textseg.opening import open_pipeline
         texts = _several(text) or ['']
-        if coco:
-            from textseg.export import predict_folder
-            report = predict_folder(open_pipeline(model), image, texts, coco, truth or None, steps, ensemble, threshold, seed=seed, quiet=quiet)
-            if report.bad or not quiet: print(report, file=sys.stderr if quiet else sys.stdout)
-            return
-        photo, pipe = open_photo(image), open_pipeline(model)
-        found = pipe(photo, texts, num_inference_steps=steps, ensemble_size=ensemble, threshold=threshold, output_type='pil',
-                     generator=generator_for(seed, 'predict', device=str(pipe.device)))
-        for t, mask, drawn in zip(texts, found.mask, found.painted):
-            path = _mask_path(out, t, len(texts)>1)
-            _save(mask, path)
-            if painted: _save(drawn, path.with_name(f'{path.stem}_painted{path.suffix}'))
-            if not quiet: print(f"{path}: '{t}' covers {np.mean(mask):.1%} of the photo")
+        if coco: _results(model, image, texts, coco, truth or None, steps, ensemble, threshold, seed, quiet)
+        else:
+            photo = open_photo(image)
+            prompts = typed_prompts(*photo.size, box, point, beside)
+            masks, drawn = masks_of(open_segmenter(model), photo, texts, prompts, steps, ensemble, threshold, seed)
+            if painted and not drawn: raise DataError("this model answers without painting; leave out --painted")
+            _keep_masks(masks, [text]*len(masks) if prompts else texts, out, drawn if painted else [], quiet)
+
+def _results(model, image, texts, coco, truth, steps, ensemble, threshold, seed, quiet):
+    "COCO results for a folder of photos"
+    from textseg.export import predict_folder
+    from textseg.opening import open_pipeline
+    report = predict_folder(open_pipeline(model), image, texts, coco, truth, steps, ensemble, threshold, seed=seed, quiet=quiet)
+    if report.bad or not quiet: print(report, file=sys.stderr if quiet else sys.stdout)
+
+def _keep_masks(masks, texts, out, drawn, quiet):
+    "Write masks, and redrawn photos beside them"
+    from PIL import Image
+    for i, (t, mask) in enumerate(zip(texts, masks)):
+        path = _mask_path(out, t, len(texts)>1)
+        _save(Image.fromarray(mask), path)
+        if drawn: _save(drawn[i], path.with_name(f'{path.stem}_painted{path.suffix}'))
+        if not quiet: print(f"{path}: {repr(t)+' covers' if t else 'it covers'} {mask.mean():.1%} of the photo")
 
 # %% ../nbs/40_cli.ipynb #c9c0b195
 @call_parse

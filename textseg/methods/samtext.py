@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save as save_tensors
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from ..cache import fingerprint
 from ..core import DataError, write_atomic
 from ..latents import TextStates
 from ..maskloss import focal_dice, mask_cost, to_grid
-from ..samparts import MEAN, STD, embed, freeze_unused, load_decoder, open_sam, save_decoder
+from ..samparts import MEAN, STD, embed, frame_photo, freeze_unused, load_decoder, open_sam, save_decoder, unframe
 from ..tiny import model_folder
 
 # %% ../../nbs/31_methods.samtext.ipynb #44c79d10
@@ -164,6 +166,21 @@ def predict(
     with torch.no_grad():
         logits = self.logits(embed(self.sam, image), self.embed_text(text))[0]
         return F.interpolate(logits, image.shape[-2:], mode='bilinear')[:, 0].sigmoid()
+
+# %% ../../nbs/31_methods.samtext.ipynb #195a5976
+@patch
+def segment(
+    self:SamText,
+    photo:Image.Image,        # RGB, any size
+    texts:Sequence[str],      # T of them
+    seen:Tensor|None=None,    # what `embed` gave for the framed photo; looked at anew when None
+)->np.ndarray:                # score maps `(T, H, W)` float32 in [0, 1]
+    "Segment what texts name, in the photo's own size"
+    side = self.sam.config.vision_config.image_size
+    with torch.no_grad():
+        seen = embed(self.sam, frame_photo(photo, side)[None]) if seen is None else seen
+        logits = self.logits(seen.expand(len(texts), -1, -1, -1), self.embed_text(texts))[0]
+        return unframe(logits, *photo.size, side)[:, 0].sigmoid().cpu().numpy()
 
 # %% ../../nbs/31_methods.samtext.ipynb #faf43650
 @patch
