@@ -20,6 +20,7 @@ from fastcore.script import call_parse
 from .cli import clear_errors
 from .core import DataError, did_you_mean, write_atomic
 from .datapath import bench_cache, bench_index, bench_sample
+from .decoderstep import bench_decoder
 from .ratios import Ratio, bench_facts, compare, machine, ratio_table, same
 
 # %% ../nbs/60_benchmarks.ipynb #960a6bfe
@@ -182,7 +183,7 @@ def _later(name):
     def bench(n=5): return getattr(import_module('textseg.trust'), f'bench_{name}')(n)
     return bench
 
-BENCHES = {'imports': bench_imports, 'index': bench_index, 'sample': bench_sample, 'cache': bench_cache, 'opening': bench_opening, 'pq': bench_pq,
+BENCHES = {'imports': bench_imports, 'index': bench_index, 'sample': bench_sample, 'cache': bench_cache, 'opening': bench_opening, 'pq': bench_pq, 'decoder': bench_decoder,
            **{name: _later(name) for name in ('step', 'kill', 'spread')}}
 
 @contextmanager

@@ -106,7 +106,7 @@ def textseg_train(
     size:int=None,           # side of the examples, pixels; as the model was made for when not given
     names:str='',            # names to learn, with commas between; all that aren't held out when empty
     smallest:int=0,          # leave out photos with a shorter side, pixels; the article takes 300
-    absent:float=.2,         # chance to ask for a name that is not in the photo; a SAM that does not read is never asked so
+    absent:float=.1,         # chance to ask for a name that is not in the photo; a SAM that does not read is never asked so
     balanced:bool=True,      # ask for each category equally often
     phrases:bool=False,      # say names in other words too: templates and synonyms
     color:str='',            # the paint: a name or #rrggbb; green when empty
@@ -275,7 +275,7 @@ def _keep_masks(masks, texts, out, drawn, quiet):
 @call_parse
 def textseg_demo(
     out:str='demo',       # folder for scenes, runs, pictures and the table
-    minutes:float=9.,     # of training for each row of the table, on two cores
+    minutes:float=8.,     # of training for each row of the table, on two cores
     seed:int=0,           # decides everything
     compare:bool=False,   # three more rows: from scratch, black and white target, no painting
     hard:bool=False,      # more shapes and textures, more and smaller objects

@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
 # %% ../nbs/39_recipes.ipynb #21a59d3e
 GENTLE = Recipe(dict(batch_size=32, lr=3e-5, lr_schedule=exponential(100)), dict())
 QUICK = Recipe(dict(batch_size=32, lr=2e-3, lr_schedule=cosine(50), betas=(.9, .99), weight_decay=.01, ema=.99, precision='bf16'),
-               dict(steps_for=mostly_last(.75), paint_weight=5.))
+               dict(steps_for=mostly_last(.9), paint_weight=5.))
 DECODER = Recipe(dict(batch_size=8, lr=1e-4, lr_schedule=cosine(100)), dict())
 QUICK_DECODER = Recipe(dict(batch_size=16, lr=2e-3, lr_schedule=cosine(50)), dict(error=dice_bce))
 
@@ -183,7 +183,7 @@ def demo_line(
 # %% ../nbs/39_recipes.ipynb #c1bc3531
 def demo(
     out:str|Path,            # folder for everything
-    minutes:float=9.,        # of training for each row, on two cores
+    minutes:float=8.,        # of training for each row, on two cores
     seed:int=0,              # decides everything
     rows:Sequence[str]=('tiny',),  # which rows of the table: of ROWS
     n:int=4000,              # scenes to train on
@@ -196,7 +196,7 @@ def demo(
     out, lines, steps = Path(out), {}, max(1, round(minutes*STEPS_PER_MINUTE))
     if not (out/'scenes').exists(): write_scenes(out/'scenes', n, n_val, seed=seed, domain=domain, workers=workers)
     train_on, val = open_source(out/'scenes', 'train'), open_source(out/'scenes', 'val')
-    data = TextSegmentation(train_on, size=64, seed=seed, balanced=True, absent=.2)
+    data = TextSegmentation(train_on, size=64, seed=seed, balanced=True, absent=.1)
     for row in rows:
         model, kind = ROWS[row]
         began = time.time()
