@@ -6,6 +6,8 @@
 __all__ = ['bench_decoder']
 
 # %% ../nbs/58_decoderstep.ipynb #d6229a0c
+from typing import Any
+
 from .ratios import Ratio, compare, same
 
 # %% ../nbs/58_decoderstep.ipynb #9d73e1dd
@@ -56,7 +58,7 @@ def _counted(sam):
 def bench_decoder(
     n:int=1,                         # turns; a look at a photo takes seconds
     askings:tuple[int, ...]=(1, 4),  # questions about the photo in a step
-    sam:'SamModel|None'=None,        # whose decoder learns; of ViT-B's sizes when None
+    sam:Any=None,                    # whose decoder learns; of ViT-B's sizes when None
 )->list[Ratio]:                      # one for each number of questions, and the operations for one
     "Measure a step of SAM's decoder from a kept embedding against one that looks at the photo again"
     import tempfile

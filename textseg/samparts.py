@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'tiny_sam', 'sam_config', 'open_sam', 'frame_size', 'frame_photo', 'frame_mask', 'sam_pixels', 'embed',
-           'prompts_in_frame', 'Answers', 'decode', 'unframe', 'save_decoder', 'load_decoder', 'freeze_unused']
+           'embedded', 'prompts_in_frame', 'Answers', 'decode', 'unframe', 'save_decoder', 'load_decoder',
+           'freeze_unused']
 
 # %% ../nbs/27_samparts.ipynb #cfdc8999
 import json, re
@@ -25,6 +26,7 @@ from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from .clicks import FILLING, Prompts
 from .core import DataError, write_atomic
+from .tiny import model_folder
 
 # %% ../nbs/27_samparts.ipynb #02a5db36
 def tiny_sam(
@@ -46,14 +48,14 @@ def tiny_sam(
 
 # %% ../nbs/27_samparts.ipynb #e81b913f
 def sam_config(
-    name:str|Path,   # a folder, a hub id, or 'tiny-sam'
+    name:str|Path,   # a folder, a hub id, 'tiny-sam', or 'tiny-sam-0' and so on
 )->SamConfig:        # its sizes
     """Say what a SAM is like, without opening its weights.
 
     Raises `DataError` if there is none of that name, or it is of another kind.
     """
-    if re.fullmatch(r'tiny-sam(-\d+)?', str(name)): return tiny_sam().config
-    try: config = AutoConfig.from_pretrained(name)
+    if re.fullmatch(r'tiny-sam-\d+', str(name)): return tiny_sam().config
+    try: config = AutoConfig.from_pretrained(model_folder(name))
     except (OSError, ValueError, KeyError) as e:
         raise DataError(f"no SAM could be opened from '{name}' ({str(e).splitlines()[0]}); name a folder, a hub id, or 'tiny-sam'") from e
     if config.model_type!='sam': raise DataError(f"'{name}' is a model of type '{config.model_type}', not 'sam'; name a SAM of the first kind, such as facebook/sam-vit-base")
@@ -61,18 +63,19 @@ def sam_config(
 
 # %% ../nbs/27_samparts.ipynb #a57178dd
 def open_sam(
-    name:str|Path,   # a folder, a hub id, or 'tiny-sam' ('tiny-sam-3' for another seed)
+    name:str|Path,   # a folder, a hub id, 'tiny-sam' (which is shipped), or 'tiny-sam-0' and so on (random, of tiny_sam)
 )->SamModel:         # frozen
     """Open a SAM.
 
     Raises `DataError` if there is none of that name, or it is of another kind.
     """
-    tiny = re.fullmatch(r'tiny-sam(?:-(\d+))?', str(name))
-    if tiny: return tiny_sam(int(tiny[1] or 0))
+    if tiny := re.fullmatch(r'tiny-sam-(\d+)', str(name)): return tiny_sam(int(tiny[1]))
     sam_config(name)
-    try: return SamModel.from_pretrained(name, dtype=torch.float32).requires_grad_(False).eval()
+    try: sam = SamModel.from_pretrained(model_folder(name), dtype=torch.float32).requires_grad_(False).eval()
     except OSError as e:
         raise DataError(f"the SAM in '{name}' could not be opened ({str(e).splitlines()[0]}); name a folder, a hub id, or 'tiny-sam'") from e
+    sam.name_or_path = str(name)
+    return sam
 
 # %% ../nbs/27_samparts.ipynb #543524ba
 def frame_size(
@@ -127,6 +130,14 @@ def embed(
 )->Tensor:          # embeddings, `(B, C, h, w)` float32
     "Look at photos: the expensive part, which doesn't depend on the prompts"
     with torch.no_grad(): return sam.get_image_embeddings(sam_pixels(image.to(sam.device), sam.config.vision_config.image_size)).float()
+
+# %% ../nbs/27_samparts.ipynb #048017cb
+def embedded(
+    sam:SamModel,  # its image encoder is used
+    batch:dict,    # `image` `(B, 3, S, S)` in [-1, 1], `mask` and `ignore` `(B, S, S)` bool; or what is returned here
+)->dict:           # `embedding` `(B, C, h, w)`, `mask` and `ignore` as they were, and all else that came with an embedding
+    "Look at the photos of a batch, unless that is done"
+    return batch if 'embedding' in batch else dict(embedding=embed(sam, batch['image']), mask=batch['mask'], ignore=batch['ignore'])
 
 # %% ../nbs/27_samparts.ipynb #f6137bf8
 def prompts_in_frame(

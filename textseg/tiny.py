@@ -93,7 +93,7 @@ WEIGHTS = Path(str(files('textseg')))/'weights'
 
 # %% ../nbs/24_tiny.ipynb #5ce8f9a6
 def model_folder(
-    name:str|Path,  # 'tiny' or 'tiny-seg', a folder, or a hub id
+    name:str|Path,  # 'tiny', 'tiny-seg' or 'tiny-sam', a folder, or a hub id
 )->str:             # a folder, or the hub id
     "Find the folder of a model that is shipped with the package; leave other names alone"
-    return str(WEIGHTS/name) if name in ('tiny', 'tiny-seg') else str(name)
+    return str(WEIGHTS/name) if name in ('tiny', 'tiny-seg', 'tiny-sam') else str(name)

@@ -26,7 +26,7 @@ from ..clicks import Prompts, ask_box, join
 from ..core import DataError, write_atomic
 from ..latents import draw_each
 from ..maskloss import focal_dice, mask_cost, to_grid
-from ..samparts import MEAN, STD, decode, embed, frame_photo, freeze_unused, load_decoder, open_sam, prompts_in_frame, save_decoder, unframe
+from ..samparts import MEAN, STD, decode, embed, embedded, frame_photo, freeze_unused, load_decoder, open_sam, prompts_in_frame, save_decoder, unframe
 
 # %% ../../nbs/31_methods.sam.ipynb #c9a35e61
 @dataclass
@@ -69,7 +69,7 @@ def latents_of(
     "Look at the photos, unless that is done"
     here = batch.get('embedding', batch.get('image')).device
     if self.sam.device!=here: self.to(here)
-    return batch if 'embedding' in batch else dict(embedding=embed(self.sam, batch['image']), mask=batch['mask'], ignore=batch['ignore'])
+    return embedded(self.sam, batch)
 
 # %% ../../nbs/31_methods.sam.ipynb #7d19386a
 @patch

@@ -26,7 +26,7 @@ from ..cache import fingerprint
 from ..core import DataError, write_atomic
 from ..latents import TextStates
 from ..maskloss import focal_dice, mask_cost, to_grid
-from ..samparts import MEAN, STD, embed, frame_photo, freeze_unused, load_decoder, open_sam, save_decoder, unframe
+from ..samparts import MEAN, STD, embed, embedded, frame_photo, freeze_unused, load_decoder, open_sam, save_decoder, unframe
 from ..tiny import model_folder
 
 # %% ../../nbs/31_methods.samtext.ipynb #44c79d10
@@ -130,7 +130,7 @@ def latents_of(
     "Look at the photos, unless that is done"
     here = batch.get('embedding', batch.get('image')).device
     if self.sam.device!=here: self.to(here)
-    return batch if 'embedding' in batch else dict(embedding=embed(self.sam, batch['image']), mask=batch['mask'], ignore=batch['ignore'])
+    return embedded(self.sam, batch)
 
 # %% ../../nbs/31_methods.samtext.ipynb #86792cad
 @patch
