@@ -257,4 +257,4 @@ def ask_by(
         if prompt: raise DataError(f"{type(method).__name__} reads texts, and takes no prompt '{prompt}'; leave it out")
         return Asked(method)
     if prompt=='color': return Asked(replace(method, ask=auto_prompts, find=color_mask), (), 'boxes where the colour is')
-    return Asked(replace(method, ask=asking(prompt)), ('mask',), 'box of the truth' if prompt=='box' else f'{prompt} points of the truth')
+    return Asked(replace(method, ask=asking(prompt)), ('mask',), 'box of the truth' if prompt=='box' else f"{prompt} point{'s'*(prompt!='1')} of the truth")
