@@ -21,9 +21,6 @@ from PIL import Image
 from .cli import clear_errors
 from .core import DataError, generator_for, write_atomic
 from .photo import open_photo, stored_size
-from .prompts import check_text
-from .scenes import draw_scenes
-from .show import overlay, show_score
 
 # %% ../nbs/41_app.ipynb #62451a98
 if TYPE_CHECKING: from textseg.pipeline import TextSegPipeline
@@ -48,6 +45,7 @@ def read_names(
 
     Raises `DataError` if there is none, or there are too many, or one is too long.
     """
+    from textseg.prompts import check_text
     names = list(dict.fromkeys(line.strip() for line in (typed or '').splitlines() if line.strip()))
     if not names: raise DataError("type what to look for, one name a line, such as 'red star'")
     if len(names)>limits.names: raise DataError(f"{len(names)} names are too many at a time, the limit is {limits.names}; ask for the others after these")
@@ -118,6 +116,7 @@ def shown(
     side:int=640,              # the longer side of the pictures at most, pixels
 )->list[tuple]:                # pictures and captions, three for each name
     "Draw the answers for the screen"
+    from textseg.show import overlay, show_score
     def small(image): return image if max(image.size)<=side else image.resize([max(1, round(n*side/max(image.size))) for n in image.size])
     return [(small(picture), caption) for a in answers for picture, caption in
             ((a.painted, f'{a.name}: painted'), (show_score(a.score.clip(0, 1)), f'{a.name}: score'), (overlay(photo, a.mask), a.told))]
@@ -143,6 +142,7 @@ def examples(
     seed:int=0,       # decides what is in them
 )->list[list[str]]:   # file of a scene, and names to ask for, one a line
     "Draw scenes to try the page with"
+    from textseg.scenes import draw_scenes
     made = []
     for i, (scene, _) in enumerate(draw_scenes(n, seed, stream='app', size=256)):
         path = Path(folder)/f'scene_{i}.png'

@@ -273,5 +273,5 @@ def bench_cache(
         what = f'frozen part of a step, {batch} of 64x64', f'training step, {batch} of 64x64'
         timed = [compare(w, a, b, n, note) for w, a, b in zip(what, ours, peer)]
     learning, frozen = _sd_flops()
-    return [*timed, Ratio('step at the size of SD 2, one of 512x512', learning/1e12, (learning+frozen)/1e12, 'TFLOP', (learning+frozen)/learning,
+    return [*timed, Ratio('step at the size of SD 2, one of 512x512', learning, learning+frozen, 'GFLOP', (learning+frozen)/learning,
                           'U-Net forward and backward; peer: and the VAE twice; counted, not timed')]

@@ -116,7 +116,7 @@ def table(
 )->str:                                       # Markdown
     "Lay out summaries as a table"
     columns = columns or list(dict.fromkeys(c for numbers in lines.values() for c in numbers))
-    def cell(v): return '' if v is None else str(v) if isinstance(v, (int, str)) else f'{v:.3f}'
+    def cell(v): return '' if v is None else str(v) if isinstance(v, (int, str)) else f'{v:.3f}' if abs(v)<=1 else f'{v:.1f}'
     body = [[name, *(cell(numbers.get(c)) for c in columns)] for name,numbers in lines.items()]
     return '\n'.join('| '+' | '.join(r)+' |' for r in [[first, *columns], ['---']*(len(columns)+1), *body])
 
