@@ -143,6 +143,7 @@ project, author, copyright = {title!r}, {author!r}, {copyright!r}
 extensions = ['myst_nb', 'sphinx.ext.githubpages']
 exclude_patterns = ['_*']
 nb_execution_mode = 'off'
+nb_render_markdown_format = 'myst'   # tables in outputs
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline', 'attrs_block']
 suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type']
 html_theme, html_title, html_css_files, html_static_path = 'sphinx_book_theme', {title!r}, ['styles.css'], ['_static']

@@ -27,6 +27,7 @@ LOOK = """() => {
     return {
         title: document.title,
         headings: [...document.querySelectorAll('main h1, article h1')].filter(seen).map(e => e.innerText.trim()),
+        bars: [...document.querySelectorAll('main p, article p')].filter(e => e.innerText.startsWith('| ')).map(e => e.innerText.slice(0, 60)),
         links: [...document.querySelectorAll('a[href]')].map(e => e.href),
         ids: [...document.querySelectorAll('[id], a[name]')].map(e => e.id || e.name),
         images: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 120)),
@@ -102,6 +103,7 @@ def walk(site, shots=None):
             for width in WIDTHS:
                 here, heard = look(page, root, name, width, shots)
                 faults[name] += [f'{width} px: {h}' for h in heard] + [f'{width} px: picture does not show: {i}' for i in here['images']]
+                faults[name] += [f'a table that was not made one: {t}' for t in here['bars']]
                 if width==WIDTHS[0]:
                     if here['sideways']>0: faults[name].append(f"{width} px: {here['sideways']} px too wide: {'; '.join(here['wide']) or 'outside of the text'}")
                     if not here['headings'] and name not in MADE: faults[name].append('no heading')
