@@ -17,7 +17,7 @@ from statistics import median
 
 from fastcore.script import call_parse
 
-from .cli import clear_errors
+from .cli import clear_errors, positional
 from .core import DataError, did_you_mean, write_atomic
 from .datapath import bench_cache, bench_index, bench_sample
 from .decoderstep import bench_decoder
@@ -217,13 +217,7 @@ def run_benches(
     return results
 
 # %% ../nbs/60_benchmarks.ipynb #d0c1053c
-_help = f"which benches: {', '.join(BENCHES)}; all if none is named"
-try:
-    from fastcore.script import Param
-    _Names = Param(_help, str, opt=False, nargs='*')
-except ImportError:  # fastcore 2
-    from typing import Annotated
-    _Names = Annotated[str, _help, dict(opt=False, nargs='*')]
+_Names = positional(f"which benches: {', '.join(BENCHES)}; all if none is named", '*')
 
 def _split(names):
     "Single names, of names apart or with commas between"

@@ -161,9 +161,9 @@ def _to_do(source, image_ids, flips, store):
     "Photos that aren't there yet: key, photo, mirrored"
     for i in image_ids:
         photo = source.photo(i)
+        key = photo_key(photo.path)
         for flip in (False, True)[:1+flips]:
-            key = photo_key(photo.path, flip)
-            if key not in store: yield key, photo, flip
+            if key+'m'*flip not in store: yield key+'m'*flip, photo, flip
 
 def embed_photos(
     source:Source,                       # where the photos are

@@ -57,10 +57,11 @@ class SceneObjects(Dataset):
         return len(self.scenes)
 
     def __getitem__(self, at:tuple[int, int])->dict:
-        "`image` `(3, S, S)` in [-1, 1], `mask` `(S, S)` bool"
+        "`image` `(3, S, S)` in [-1, 1], `mask` and `ignore` `(S, S)` bool"
         scene, rng = self.scenes[at[1]], rng_for(self.seed, 'object', *at)
         mask, turn = scene.masks[rng.randrange(len(scene.masks))], rng.choice((1, -1))
-        return dict(image=torch.from_numpy(scene.image[:, ::turn].copy()).permute(2, 0, 1)/127.5-1, mask=torch.from_numpy(mask[:, ::turn].copy()))
+        return dict(image=torch.from_numpy(scene.image[:, ::turn].copy()).permute(2, 0, 1)/127.5-1, mask=torch.from_numpy(mask[:, ::turn].copy()),
+                    ignore=torch.zeros(mask.shape, dtype=torch.bool))
 
 # %% ../nbs/33_sampretraining.ipynb #52fa75e0
 def ask_anyhow(
@@ -95,10 +96,11 @@ class WholeSam:
         self.model = _Whole(self.sam)
 
     def loss(self, batch:dict, generator:Sequence[torch.Generator])->Tensor:
-        "Average what the answers cost, for `image` `(B, 3, S, S)` and `mask` `(B, S, S)`, asked once each"
-        seeds = draw_each(lambda k, g: torch.randint(2**62, (k,), generator=g, device=g.device), len(batch['mask']), generator).tolist()
-        answers = self.model(batch['image'], [self.ask(m, Random(seed)) for m, seed in zip(batch['mask'].cpu().numpy(), seeds)])
-        truth, known = (x[answers.photo] for x in to_grid(batch['mask'], torch.zeros_like(batch['mask']), answers.logits.shape[-1]))
+        "Average what the answers cost, for `image` `(B, 3, S, S)`, `mask` and `ignore` `(B, S, S)`, asked once each"
+        mask, ignore = batch['mask'], batch['ignore']
+        seeds = draw_each(lambda k, g: torch.randint(2**62, (k,), generator=g, device=g.device), len(mask), generator).tolist()
+        answers = self.model(batch['image'], [self.ask(m, Random(seed)) for m, seed in zip((mask & ~ignore).cpu().numpy(), seeds)])
+        truth, known = (x[answers.photo] for x in to_grid(mask, ignore, answers.logits.shape[-1]))
         return mask_cost(answers.logits, answers.scores, truth, known, self.error).mean()
 
 # %% ../nbs/33_sampretraining.ipynb #8d7f1b08
