@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib, hashlib, os, tempfile
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,7 +17,7 @@ if TYPE_CHECKING: import torch
 
 # %% auto #0
 __all__ = ['Box', 'Example', 'Trainable', 'Segmenter', 'key_seed', 'rng_for', 'generator_for', 'DataError', 'did_you_mean',
-           'write_atomic']
+           'write_atomic', 'draw_per_sample']
 
 # %% ../nbs/00_core.ipynb #7cbe64ba
 class Box(NamedTuple):
@@ -135,3 +135,18 @@ def write_atomic(
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+# %% ../nbs/00_core.ipynb #418c016d
+def draw_per_sample(
+    draw:Callable[[int, torch.Generator], torch.Tensor],       # `(n, generator)` -> `(n, ...)`
+    n:int,                                               # samples
+    generator:torch.Generator|Sequence[torch.Generator], # one for all, or one for each
+)->torch.Tensor:                                         # `(n, ...)`
+    """Draw for every sample of a batch.
+
+    Raises `ValueError` if there are not as many generators as samples.
+    """
+    import torch
+    if isinstance(generator, torch.Generator): return draw(n, generator)
+    if len(generator)!=n: raise ValueError(f"{n} samples need one generator, or {n} of them, got {len(generator)}")
+    return torch.cat([draw(1, g) for g in generator])

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import textwrap
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage.segmentation import find_boundaries
 
 # %% auto #0
-__all__ = ['PINK', 'to_pil', 'overlay', 'outline', 'show_score', 'grid']
+__all__ = ['PINK', 'PALETTE', 'CYAN', 'to_pil', 'overlay', 'contour', 'show_score', 'grid', 'overlays', 'markdown_table']
 
 # %% ../nbs/10_show.ipynb #284113b2
 def _array(x):
@@ -82,7 +82,7 @@ def overlay(
     return _bytes_to_pil(x)
 
 # %% ../nbs/10_show.ipynb #eea22176
-def outline(
+def contour(
     image:Image.Image|np.ndarray,  # the photo, in any form that to_pil takes
     mask:np.ndarray,               # whose edge to draw, `(H, W)` bool
     color:Sequence[float]=PINK,    # RGB in [-1, 1]
@@ -173,3 +173,30 @@ def grid(
     lines = [_stack([_picture_strip(row, width, cell, gap), _text_strip(texts, width, cell, gap, font)], 0)
              for row, texts in zip(rows, captions or [[]]*len(rows))]
     return _stack([_text_strip(titles or [], width, cell, gap, font), *lines], gap)
+
+# %% ../nbs/10_show.ipynb #639e96b3
+PALETTE = ((1., -.5, .4), (-1., .6, 1.), (1., .8, -1.), (-.6, 1., -.4), (.3, -.4, 1.), (1., .1, -.9))  # RGB in [-1, 1]
+
+# %% ../nbs/10_show.ipynb #9b94ce40
+def overlays(
+    photo:Image.Image,            # W x H
+    masks:Iterable[np.ndarray],   # `(H, W)` bool, one for each name
+)->Image.Image:                   # RGB, W x H
+    "Lay several masks over one photo, each in the next colour"
+    for i, mask in enumerate(masks): photo = overlay(photo, mask, PALETTE[i%len(PALETTE)], .6)
+    return photo
+
+# %% ../nbs/10_show.ipynb #6221e3b6
+def markdown_table(
+    lines:Mapping[str, Mapping[str, float]],  # name of a line -> its numbers
+    columns:Sequence[str]|None=None,          # which numbers; all that occur when None
+    first:str='',                             # heading of the first column
+)->str:                                       # Markdown
+    "Lay out summaries as a table"
+    columns = columns or list(dict.fromkeys(c for numbers in lines.values() for c in numbers))
+    def cell(v): return '' if v is None else str(v) if isinstance(v, (int, str)) else f'{v:.3f}' if abs(v)<=1 else f'{v:.1f}'
+    body = [[name, *(cell(numbers.get(c)) for c in columns)] for name,numbers in lines.items()]
+    return '\n'.join('| '+' | '.join(r)+' |' for r in [[first, *columns], ['---']*(len(columns)+1), *body])
+
+# %% ../nbs/10_show.ipynb #8549074d
+CYAN = (-1., 1., 1.)   # RGB in [-1, 1]: answers are shown in a colour that few objects have
