@@ -5,19 +5,22 @@
 # %% ../nbs/00_core.ipynb #d9b0fcda
 from __future__ import annotations
 
-import difflib, hashlib, os, tempfile
+import difflib, hashlib, os, sys, tempfile
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import lazy_loader
 
 if TYPE_CHECKING: import torch
 
 # %% auto #0
 __all__ = ['Box', 'Example', 'Trainable', 'Segmenter', 'key_seed', 'rng_for', 'generator_for', 'DataError', 'did_you_mean',
-           'write_atomic', 'draw_per_sample']
+           'write_atomic', 'draw_per_sample', 'lazy_exports']
 
 # %% ../nbs/00_core.ipynb #7cbe64ba
 class Box(NamedTuple):
@@ -150,3 +153,19 @@ def draw_per_sample(
     if isinstance(generator, torch.Generator): return draw(n, generator)
     if len(generator)!=n: raise ValueError(f"{n} samples need one generator, or {n} of them, got {len(generator)}")
     return torch.cat([draw(1, g) for g in generator])
+
+# %% ../nbs/00_core.ipynb #12a1aef6
+class _Door(ModuleType):
+    "A package whose functions are not replaced by pages of the same name"
+    def __setattr__(self, name, value):
+        if not (isinstance(value, ModuleType) and name in self._functions): super().__setattr__(name, value)
+
+def lazy_exports(
+    package:str,        # its full name, `__name__` in its `__init__`
+    **pages:list[str],  # page -> names that can be taken from the door
+)->tuple[Callable, Callable, list[str]]:  # for `__getattr__`, `__dir__` and `__all__` of the package
+    "Let a package offer names of its modules without importing them before one is taken"
+    door = sys.modules[package]
+    door._functions = {name for page, names in pages.items() for name in names if name==page}
+    if door._functions: door.__class__ = _Door
+    return lazy_loader.attach(package, submod_attrs=pages)
