@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib, hashlib, os, sys, tempfile
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -20,7 +21,7 @@ if TYPE_CHECKING: import torch
 
 # %% auto #0
 __all__ = ['Box', 'Example', 'Trainable', 'Segmenter', 'key_seed', 'rng_for', 'generator_for', 'DataError', 'did_you_mean',
-           'write_atomic', 'draw_per_sample', 'lazy_exports']
+           'atomic_path', 'write_atomic', 'new_folder', 'draw_per_sample', 'lazy_exports']
 
 # %% ../nbs/00_core.ipynb #7cbe64ba
 class Box(NamedTuple):
@@ -120,23 +121,49 @@ def did_you_mean(
     few = ', '.join(sorted(options)[:8])
     return f"there are {few}{', …' if len(options)>8 else ''}" if options else 'there are none at all'
 
+# %% ../nbs/00_core.ipynb #3f6836ff
+@contextmanager
+def atomic_path(
+    path:str|Path,      # where the file shall be; its folder is made when missing
+)->Iterator[Path]:      # an empty file in the same folder, to be written inside the block
+    "Write a file under a temporary name, and rename it when the block ends without an error"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
 # %% ../nbs/00_core.ipynb #53c642d0
 def write_atomic(
     path:str|Path,   # where the file shall be; its folder is made when missing
     data:bytes|str,  # content; text is written as UTF-8
 )->Path:             # `path`
     "Write a file so that it is there whole, or not at all"
+    with atomic_path(path) as temporary: temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+    return Path(path)
+
+# %% ../nbs/00_core.ipynb #d77f0d1b
+def new_folder(
+    path:str|Path,  # the folder; it must not exist, or be empty
+    *counts:int,    # how many photos of each split are to be written into it
+)->Path:            # `path`, which exists now
+    """Make the folder of a generated data set.
+
+    Raises `DataError` if it holds something already, or a count is negative.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(handle, 'wb') as f: f.write(data)
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    if min(counts, default=0)<0:
+        raise DataError(f"the numbers of photos must not be negative, got {' and '.join(map(str, counts))}")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path} holds something already; name a new folder, or empty it first")
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 # %% ../nbs/00_core.ipynb #418c016d
