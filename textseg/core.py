@@ -5,7 +5,7 @@
 # %% ../nbs/00_core.ipynb #d9b0fcda
 from __future__ import annotations
 
-import difflib, hashlib, os, sys, tempfile
+import difflib, hashlib, json, os, sys, tempfile
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import lazy_loader
 
-if TYPE_CHECKING: import torch
+if TYPE_CHECKING:
+    import torch
+    from numpy import ndarray
+    from PIL.Image import Image
 
 # %% auto #0
-__all__ = ['Box', 'Example', 'Trainable', 'Segmenter', 'key_seed', 'rng_for', 'generator_for', 'DataError', 'did_you_mean',
-           'atomic_path', 'write_atomic', 'new_folder', 'draw_per_sample', 'lazy_exports']
+__all__ = ['ASKED_BY', 'MARKER', 'Box', 'Example', 'Trainable', 'Segmenter', 'key_seed', 'rng_for', 'generator_for', 'DataError',
+           'did_you_mean', 'atomic_path', 'write_atomic', 'new_folder', 'draw_per_sample', 'Support', 'Questions',
+           'Prediction', 'Stage', 'Method', 'Model', 'save_method', 'read_method', 'lazy_exports']
 
 # %% ../nbs/00_core.ipynb #7cbe64ba
 class Box(NamedTuple):
@@ -180,6 +184,96 @@ def draw_per_sample(
     if isinstance(generator, torch.Generator): return draw(n, generator)
     if len(generator)!=n: raise ValueError(f"{n} samples need one generator, or {n} of them, got {len(generator)}")
     return torch.cat([draw(1, g) for g in generator])
+
+# %% ../nbs/00_core.ipynb #e748de55
+class Support(NamedTuple):
+    "A photo that shows by its mask what to look for in another one"
+    photo:Image    # RGB
+    mask:ndarray   # `(H, W)` bool, in the frame of that photo; or whole numbers, one for each class that is shown
+
+class Questions(NamedTuple):
+    "What is asked about one photo"
+    texts:Sequence[str]=()           # what to segment, one mask each
+    prompts:Any=None                 # `PointPrompts` or `BoxPrompts`, in pixels of the photo, one mask each
+    support:Sequence[Support]=()     # photos with masks, which together show one thing, or several classes
+
+# %% ../nbs/00_core.ipynb #66363573
+@dataclass
+class Prediction:
+    "What a model answers to one question about a photo of H x W pixels"
+    name:str                          # the question: a text, or a word such as `box 2`
+    score:ndarray|None=None           # how strongly each pixel belongs to it, `(H, W)` float32 in [0, 1]
+    mask:ndarray|None=None            # `(H, W)` bool; cut from the score
+    segments:ndarray|None=None        # segment map, `(H, W)` int32: ids, 0 is void
+    segments_info:Sequence[dict]=()   # of each segment: id, category_id, and score where the method has one
+    painted:Image|None=None           # the photo as the method has redrawn it
+    uncertainty:ndarray|None=None     # disagreement of an ensemble, `(H, W)` float32
+
+    @property
+    def confidence(self)->float:
+        "Mean score inside the mask; 0 for an empty mask"
+        return float(self.score[self.mask].mean()) if self.mask is not None and self.mask.any() else 0.
+
+# %% ../nbs/00_core.ipynb #598955d6
+ASKED_BY = ('text', 'prompts', 'support', 'nothing')
+
+class Stage(NamedTuple):
+    "One run of the loop"
+    name:str             # of its folder, when a method has several stages
+    build:Callable       # `(model, seed, **options) -> Trainable`; a later stage also takes `before`, the folder of the one before
+    examples:Callable    # `(source, size, seed, **options) -> Dataset`: what it learns from
+    recipe:Callable      # `(model) -> dict`: default options of `train`, of `build` and of `examples` for that model
+    collate:Callable|None=None  # `list of examples -> batch`; torch's own when None
+
+class Method(NamedTuple):
+    "All that the rest of the package knows about a method"
+    name:str                          # the word for it, in Python, on the command line and in `method.json`
+    stages:Sequence[Stage]            # run one after the other; none for a method that has nothing to learn
+    open:Callable                     # `(folder or name) -> Model`, ready to be asked
+    asked_by:str                      # one of `ASKED_BY`: how it is scored, and what a person is asked for
+    start:str=''                      # the model it begins with when none is named
+    supports:frozenset=frozenset()    # of: 'adapters', 'checkpointing', 'cache'
+    recognizes:Callable|None=None     # `(name) -> bool`: is it in a folder (or on the hub), though no `method.json` says so?
+
+# %% ../nbs/00_core.ipynb #c8b9b250
+@runtime_checkable
+class Model(Protocol):
+    "Something a person can ask about a photo"
+    size:int  # longer side of the photos it was made for, pixels
+
+    def segment(self, photo:Image, questions:Questions, generator:torch.Generator)->list[Prediction]:
+        "A prediction for each question, or one with a segment map; further arguments are options of the method"
+        ...
+
+    def save(self, folder:str|Path)->Path:
+        "Write a folder that the method opens"
+        ...
+
+# %% ../nbs/00_core.ipynb #082cc283
+MARKER = 'method.json'
+
+def save_method(
+    folder:str|Path,  # of a model; made when missing
+    name:str,         # the method that opens it
+    **facts,          # what else the method wants to find there, as JSON
+)->Path:              # the folder
+    "Write down which method opens a folder"
+    write_atomic(Path(folder)/MARKER, json.dumps(dict(method=name, **facts), indent=1))
+    return Path(folder)
+
+def read_method(
+    folder:str|Path,  # of a model
+)->dict|None:         # `method` and what else was saved; None if the folder has no such file
+    """Read which method opens a folder.
+
+    Raises `DataError` if the file is damaged.
+    """
+    path = Path(folder)/MARKER
+    if not path.is_file(): return None
+    try: facts = json.loads(path.read_bytes())
+    except ValueError as e: raise DataError(f"{path} can't be read ({e}); it should name the method that opens the folder") from e
+    if isinstance(facts, dict) and isinstance(facts.get('method'), str): return facts
+    raise DataError(f"{path} names no method; it should read like {{\"method\": \"cocogold\"}}")
 
 # %% ../nbs/00_core.ipynb #12a1aef6
 class _Door(ModuleType):
