@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..masks.points import Prompts
+from ..masks.points import BoxPrompts, PointPrompts
 
 # %% ../../nbs/data/11_letterbox.ipynb #543524ba
 def letterbox_size(
@@ -54,15 +54,16 @@ def letterbox_mask(
 
 # %% ../../nbs/data/11_letterbox.ipynb #f6137bf8
 def letterbox_prompts(
-    prompts:Prompts,  # pixels in the frame of the photo
-    width:int,        # of the photo, pixels
-    height:int,       # of the photo, pixels
-    side:int,         # of the frame, pixels
-)->Prompts:           # pixels in the frame
-    "Take prompts to where the frame has their photo"
+    prompts:PointPrompts|BoxPrompts,  # pixels of the photo's frame
+    width:int,                        # of the photo, pixels
+    height:int,                       # of the photo, pixels
+    side:int,                         # of the letterbox, pixels
+)->PointPrompts|BoxPrompts:           # pixels of the letterbox
+    "Move prompts to where the letterbox has their photo"
     scale = np.array(letterbox_size(width, height, side), np.float32)/(width, height)
-    points, boxes = (None if v is None else (v*np.tile(scale, n)).astype(np.float32) for v,n in ((prompts.points, 1), (prompts.boxes, 2)))
-    return Prompts(points, prompts.labels, boxes)
+    match prompts:
+        case PointPrompts(points, labels): return PointPrompts((points*scale).astype(np.float32), labels)
+        case BoxPrompts(boxes): return BoxPrompts((boxes*np.tile(scale, 2)).astype(np.float32))
 
 # %% ../../nbs/data/11_letterbox.ipynb #dce59f4e
 def undo_letterbox(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ..masks.points import Prompts
+from ..masks.points import BoxPrompts, PointPrompts
 from ..core import DataError, generator_for, Segmenter
 from ..methods.sam import SamDecoder
 from ..methods.samtext import SamText
@@ -37,7 +37,7 @@ def parse_prompts(
     box:str='',     # `x0,y0,x1,y1`; several have blanks between, and each is a question
     point:str='',   # on the object: `x,y`; several have blanks between, and all are one question
     beside:str='',  # points that are not on the object
-)->Prompts|None:    # None if nothing was typed
+)->PointPrompts|BoxPrompts|None:  # None if nothing was typed
     """Read boxes or points.
 
     Raises `DataError` if they can't be read, are not in the photo, or don't go together.
@@ -46,15 +46,15 @@ def parse_prompts(
     if boxes and (on or off): raise DataError("ask by a box or by points, not by both at once")
     if off and not on: raise DataError("points beside the object say where it is not; add one on it")
     _placed([*boxes, *((x, y, min(x+1, width), min(y+1, height)) for x, y in on+off)], width, height)
-    if boxes: return Prompts(boxes=np.array(boxes, np.float32))
-    return Prompts(np.array([on+off], np.float32), np.array([[1]*len(on)+[0]*len(off)])) if on else None
+    if boxes: return BoxPrompts(np.array(boxes, np.float32))
+    return PointPrompts(np.array([on+off], np.float32), np.array([[1]*len(on)+[0]*len(off)])) if on else None
 
 # %% ../../nbs/inference/10_segment.ipynb #3e6936ef
 def segment_photo(
     method:Segmenter,            # any that `open_segmenter` gives
     photo:Image.Image,           # RGB, any size
     texts:Sequence[str]=(),      # what to segment; for a SAM that doesn't read, nothing
-    prompts:Prompts|None=None,   # pixels of the photo; for a SAM that doesn't read
+    prompts:PointPrompts|BoxPrompts|None=None,  # pixels of the photo; for a SAM that doesn't read
     steps:int|None=None,         # of denoising; as trained when None
     ensemble:int=1,              # predictions to average
     threshold:float=.5,          # a pixel is in when its score is above, in [0, 1]

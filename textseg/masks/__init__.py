@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     paint=['paint', 'binary', 'projection', 'nearness', 'brightness', 'parse_color', 'GREEN', 'WHITE', 'MAGENTA'],
     postprocess=['to_mask', 'opening', 'closing', 'remove_small', 'fill_holes', 'clean'],
-    points=['box_prompt', 'point_prompts', 'join_prompts', 'show_prompts', 'mask_point'],
+    points=['PointPrompts', 'BoxPrompts', 'PAD', 'box_prompt', 'point_prompts', 'join_prompts', 'show_prompts', 'mask_point'],
     rules=['color_mask', 'spectral_index', 'components', 'auto_prompts'],
     losses=['cross_entropy', 'focal_loss', 'dice_loss', 'focal_dice', 'dice_bce', 'mask_loss', 'squared_error',
             'latent_focal'])

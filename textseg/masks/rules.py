@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.color import rgb2hsv
 from skimage.measure import label
 
-from .points import box_prompt, join_prompts, point_prompts, Prompts
+from .points import box_prompt, BoxPrompts, join_prompts, point_prompts, PointPrompts
 from ..core import DataError, did_you_mean
 from .postprocess import opening, remove_small
 from ..show import to_pil
@@ -102,7 +102,7 @@ def auto_prompts(
     most:int=8,              # pieces asked about, the largest first
     min_share:float=.002,    # pieces below this share of the photo's pixels are left out, in [0, 1]
     radius:int=1,            # bridges up to twice this width are cut, pixels; 0 cuts none
-)->Prompts:                  # one question for each piece
+)->PointPrompts|BoxPrompts:  # one question for each piece
     """Ask about the solid pieces of a coarse mask.
 
     Raises `DataError` if there is no piece, `ValueError` if the kind is unknown or the mask is not bool.

@@ -230,7 +230,7 @@ def open_pipeline(
 # %% ../../nbs/methods/90_registry.ipynb #43ead029
 def asking(
     prompt:str,  # 'box', or a number of points such as '3'
-)->Callable:     # `(mask, rng) -> Prompts`
+)->Callable:     # `(mask, rng) -> PointPrompts|BoxPrompts`
     """Choose how to ask for a mask.
 
     Raises `DataError` if it is neither.

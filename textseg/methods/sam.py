@@ -22,7 +22,7 @@ from transformers import SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from ..fingerprint import fingerprint
-from ..masks.points import box_prompt, join_prompts, Prompts
+from ..masks.points import box_prompt, BoxPrompts, join_prompts, PointPrompts
 from ..core import DataError, write_atomic
 from ..core import draw_per_sample
 from ..masks.losses import focal_dice, mask_loss, to_grid
@@ -36,7 +36,7 @@ class SamDecoder:
     "Segmentation from boxes and points by a SAM, of which the mask decoder learns"
     model:SamMaskDecoder          # all that learns, and all that is saved
     sam:SamModel                  # frozen: its image and its prompt encoder are used
-    ask:Callable=box_prompt          # `(mask, rng) -> Prompts`, of a mask `(S, S)` bool that is not empty
+    ask:Callable=box_prompt          # `(mask, rng) -> PointPrompts|BoxPrompts`, of a mask `(S, S)` bool that is not empty
     askings:int=4                 # questions about a photo in a training step
     error:Callable=focal_dice     # `(logits, truth, known) -> (rows,)`
     score_weight:float=1.         # of the squared error of the IoU that SAM expects of its masks
@@ -88,7 +88,7 @@ def questions(
     mask:Tensor,                                           # what to ask for, `(B, S, S)` bool
     generator:torch.Generator|Sequence[torch.Generator],   # draws; one for all, or one a sample
     n:int=1,                                               # questions about a photo
-)->list[Prompts|None]:                                     # B of them; None where there is nothing to ask for
+)->list[PointPrompts|BoxPrompts|None]:                     # B of them; None where there is nothing to ask for
     "Ask for masks"
     seeds = draw_per_sample(lambda k, g: torch.randint(2**62, (k,), generator=g, device=g.device), len(mask), generator).tolist()
     def prompts(m, rng):
@@ -108,7 +108,7 @@ def loss(
     mask, ignore, side = made['mask'], made['ignore'], made['mask'].shape[-1]
     questions = self.questions(mask & ~ignore, generator, self.askings)
     counts = torch.tensor([q is not None for q in questions], device=mask.device)
-    anything = Prompts(boxes=np.array([[0, 0, side, side]], np.float32))
+    anything = BoxPrompts(np.array([[0, 0, side, side]], np.float32))
     answers = decode(self.sam, self.model, made['embedding'].float(), [q or anything for q in questions], side, self.multimask)
     truth, known = (x[answers.photo] for x in to_grid(mask, ignore, answers.logits.shape[-1]))
     cost, weight = mask_loss(answers.logits, answers.scores, truth, known, self.error, self.score_weight), counts[answers.photo]
@@ -148,7 +148,7 @@ def predict(
 def segment(
     self:SamDecoder,
     photo:Image.Image,        # RGB, any size
-    prompts:Prompts,          # P questions, pixels of the photo
+    prompts:PointPrompts|BoxPrompts,  # P questions, pixels of the photo
     seen:Tensor|None=None,    # what `embed_image` gave for the framed photo; looked at anew when None
 )->tuple[np.ndarray, np.ndarray]:  # score maps `(P, H, W)` float32 in [0, 1], expected IoUs `(P,)`
     "Answer questions about a photo, in its own size"

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
-from ..masks.points import PAD, Prompts
+from ..masks.points import BoxPrompts, PAD, PointPrompts
 from ..core import DataError, write_atomic
 from .tiny import model_folder
 from ..data.letterbox import MEAN, STD
@@ -107,13 +107,16 @@ class MaskLogits(NamedTuple):
     scores:Tensor  # `(R, M)`: the IoU that SAM expects of each mask
     photo:Tensor   # `(R,)` int64: which photo of the batch the question was about
 
-def _rows(prompts, factor):
-    "Photo, points, labels and box of each question, in SAM's pixels; without fillings"
-    for b, p in enumerate(prompts):
-        for i in range(0 if p is None else len(p.boxes if p.points is None else p.points)):
-            real = None if p.points is None else p.labels[i]!=PAD
-            points = np.zeros((0, 2), np.float32) if real is None else p.points[i][real]*factor - .5
-            yield b, points, [] if real is None else p.labels[i][real], None if p.boxes is None else p.boxes[i]*factor - .5
+def _rows(prompts, scale):
+    "Photo, points, labels and box of each question, in SAM's pixels, without padding"
+    for photo, asked in enumerate(prompts):
+        match asked:
+            case BoxPrompts(boxes):
+                for box in boxes: yield photo, np.zeros((0, 2), np.float32), [], box*scale - .5
+            case PointPrompts(points, labels):
+                for xy, label in zip(points, labels):
+                    real = label!=PAD
+                    yield photo, xy[real]*scale - .5, label[real], None
 
 def _decode(sam, decoder, embedding, rows, multimask):
     "Logits and scores of rows with as many points and boxes"
@@ -132,7 +135,7 @@ def decode(
     sam:SamModel,                        # its prompt encoder is used
     decoder:torch.nn.Module,             # SAM's own, or one that is being trained
     embedding:Tensor,                    # of B photos, `(B, C, h, w)`
-    prompts:Sequence[Prompts|None],      # B of them, pixels of a square frame; None where nothing is asked
+    prompts:Sequence[PointPrompts|BoxPrompts|None],  # B of them, pixels of a square frame; None where nothing is asked
     side:int,                            # of that frame, pixels
     multimask:bool=False,                # three masks a question and not one
 )->MaskLogits:                              # in the order of the questions, photo by photo

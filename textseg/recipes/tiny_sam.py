@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import SamConfig, SamModel
 
-from ..masks.points import box_prompt, point_prompts, Prompts
+from ..masks.points import box_prompt, BoxPrompts, point_prompts, PointPrompts
 from ..core import rng_for, write_atomic
 from ..core import draw_per_sample
 from ..masks.losses import dice_bce, mask_loss, to_grid
@@ -67,7 +67,7 @@ class SceneObjects(Dataset):
 def any_prompt(
     mask:np.ndarray,    # what to ask for, `(H, W)` bool, not empty
     rng:Random,         # decides
-)->Prompts:             # one question
+)->PointPrompts|BoxPrompts:  # one question
     "Ask by a box or by some points"
     return rng.choice((box_prompt, *(partial(point_prompts, n=n) for n in (1, 3, 5))))(mask, rng)
 
@@ -86,7 +86,7 @@ class _Whole(nn.Module):
 class WholeSam:
     "Teach a SAM to segment what a prompt points at"
     sam:SamModel                # its image encoder and its mask decoder learn
-    ask:Callable=any_prompt     # `(mask, rng) -> Prompts`
+    ask:Callable=any_prompt     # `(mask, rng) -> PointPrompts|BoxPrompts`
     error:Callable=dice_bce     # `(logits, truth, known) -> (rows,)`
 
     def __post_init__(self):
