@@ -21,15 +21,6 @@ def _mask_path(out, text, several):
     out = Path(out)
     return out.with_name(f'{out.stem}_{file_slug(text)}{out.suffix}') if several else out
 
-def _save(image, path):
-    "Write a picture, whole or not at all"
-    from textseg.core import write_atomic
-    from io import BytesIO
-    with BytesIO() as f:
-        try: image.save(f, format=Path(path).suffix.lstrip('.').replace('jpg', 'jpeg'))
-        except KeyError as e: raise DataError(f"no picture format is called '{Path(path).suffix}'; name a .png file") from e
-        write_atomic(path, f.getvalue())
-
 # %% ../../nbs/commands/22_predict.ipynb #67f9aca0
 _Text = positional("what to segment; several texts have commas between; nothing when a SAM is asked by a box or points", '?')
 
@@ -75,9 +66,9 @@ def _results(model, image, texts, coco, truth, steps, ensemble, threshold, seed,
 
 def _keep_masks(masks, texts, out, drawn, quiet):
     "Write masks, and redrawn photos beside them"
-    from PIL import Image
+    from textseg.sources.images import write_image
     for i, (t, mask) in enumerate(zip(texts, masks)):
         path = _mask_path(out, t, len(texts)>1)
-        _save(Image.fromarray(mask), path)
-        if drawn: _save(drawn[i], path.with_name(f'{path.stem}_painted{path.suffix}'))
+        write_image(path, mask)
+        if drawn: write_image(path.with_name(f'{path.stem}_painted{path.suffix}'), drawn[i])
         if not quiet: print(f"{path}: {repr(t)+' covers' if t else 'it covers'} {mask.mean():.1%} of the photo")

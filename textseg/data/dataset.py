@@ -152,7 +152,7 @@ class TextSegmentation(Dataset):
 
     def _choose(self, names, rng):
         "One of some names, each as often as the source says"
-        return rng.choices(list(names), [self.source.often[n] for n in names])[0]
+        return rng.choices(list(names), [self.source.sampling_weight[n] for n in names])[0]
 
     def _square(self, image_id, name, rng):
         "A square that shows an object, and the object's name"

@@ -5,8 +5,6 @@
 # %% ../../nbs/data/51_rivers.ipynb #ae50415b
 from __future__ import annotations
 
-import io
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +13,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, shift
 from scipy.spatial import cKDTree
 
-from ..core import DataError, key_seed, write_atomic
-from ..sources.images import open_ids
+from ..core import DataError, key_seed, new_folder, write_atomic
+from ..sources.images import open_ids, write_image
 
 # %% auto #0
 __all__ = ['CLASSES', 'river_course', 'forest', 'water', 'gravel', 'River', 'draw_river', 'write_rivers', 'open_nir']
@@ -146,12 +144,6 @@ def draw_river(
     return River(bands[..., :3], bands[..., 3], np.where(depth>0, 1, np.where(bank>0, 2, 0)).astype(np.uint8))
 
 # %% ../../nbs/data/51_rivers.ipynb #2c303da4
-def _encoded(image, **how):
-    "A picture as the bytes of a file"
-    with io.BytesIO() as f:
-        Image.fromarray(image).save(f, **how)
-        return f.getvalue()
-
 def write_rivers(
     out:str|Path,     # the folder to make; it must not exist, or be empty
     n:int=200,        # photos to train on
@@ -164,17 +156,14 @@ def write_rivers(
 
     Raises `DataError` if the folder holds something already, or the photos would be too small to show trees.
     """
-    out = Path(out)
     if min(width, height)<48: raise DataError(f"a river photo needs sides of at least 48 pixels, got {width}x{height}; try 160x128")
-    if n<0 or n_val<0: raise DataError(f"the numbers of photos must not be negative, got {n} and {n_val}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} holds something already; name a new folder, or empty it first")
+    out = new_folder(out, n, n_val)
     for split, count in (('train', n), ('val', n_val)):
         for i in range(count):
             river = draw_river(np.random.default_rng(key_seed(seed, 'river', split, i)), width, height)
-            write_atomic(out/split/f'{i:06}.jpg', _encoded(river.image, format='JPEG', quality=95, subsampling=0))
-            write_atomic(out/f'{split}annot'/f'{i:06}.png', _encoded(river.labels, format='PNG'))
-            write_atomic(out/f'{split}nir'/f'{i:06}.png', _encoded(river.nir, format='PNG'))
+            write_image(out/split/f'{i:06}.jpg', river.image, quality=95, subsampling=0)
+            write_image(out/f'{split}annot'/f'{i:06}.png', river.labels)
+            write_image(out/f'{split}nir'/f'{i:06}.png', river.nir)
     write_atomic(out/'classes.txt', '\n'.join(CLASSES)+'\n')
     return out
 

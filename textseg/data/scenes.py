@@ -8,7 +8,7 @@ __all__ = ['COLORS', 'SHAPES', 'TEXTURES', 'EASY', 'HARD', 'GROUND', 'Domain', '
            'write_scenes']
 
 # %% ../../nbs/data/50_scenes.ipynb #d2a12514
-import io, json
+import json
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import product
@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..core import DataError, key_seed, write_atomic
+from ..core import DataError, key_seed, new_folder, write_atomic
+from ..sources.images import write_ids, write_image
 
 # %% ../../nbs/data/50_scenes.ipynb #a467e114
 COLORS = dict(red=(200, 50, 45), green=(55, 150, 70), blue=(50, 90, 205),
@@ -63,11 +64,11 @@ def object_classes(
 # %% ../../nbs/data/50_scenes.ipynb #7737587d
 def names_of(
     domain:Domain,  # the world
-)->list[dict]:      # `name`, `category_ids`, `often`, and `unseen` where the name is held out
+)->list[dict]:      # `name`, `category_ids`, `sampling_weight`, and `unseen` where the name is held out
     "List the texts that can be asked for in a world, with the categories each stands for"
     ids = {k:i for i,k in enumerate(object_classes(domain), 1)}
     def stands_for(**want): return [i for k,i in ids.items() if all(getattr(k, a)==v for a,v in want.items())]
-    def name(text, often, **want): return dict(name=text, category_ids=stands_for(**want), often=often)
+    def name(text, weight, **want): return dict(name=text, category_ids=stands_for(**want), sampling_weight=weight)
     return ([name(f'{c} {s}', 2, color=c, shape=s) | dict(unseen=(c, s) in domain.held_out) for c,s in product(COLORS, domain.shapes)]
             + [name(f'{t} {s}', 2.5, texture=t, shape=s) for t,s in product(domain.textures, domain.shapes)]
             + [name(s, 3, shape=s) for s in domain.shapes] + [name(c, 1, color=c) for c in COLORS])
@@ -226,28 +227,23 @@ def draw_scenes(
 GROUND = 'ground'   # the one category that is not an object: panoptic "stuff"
 
 # %% ../../nbs/data/50_scenes.ipynb #95dc92ca
-def _encoded(image, **how):
-    "A picture as the bytes of a file"
-    with io.BytesIO() as f:
-        Image.fromarray(image).save(f, **how)
-        return f.getvalue()
-
-def _segment_png(masks, ids):
-    "COCO's panoptic PNG: the id of each pixel's segment, as R + 256 G + 65536 B"
+def _segment_map(masks, ids):
+    "The id of each pixel's segment, `(H, W)`"
     segments = np.zeros(masks.shape[1:], np.uint32)
     for mask, i in zip(masks, ids): segments[mask] = i
-    return _encoded(np.stack([segments>>s & 255 for s in (0, 8, 16)], -1).astype(np.uint8), format='PNG', compress_level=1)
+    return segments
 
 def _write_one(i, folder, split, seed, size, domain, objects):
     "Write the photo and the panoptic PNG of scene `i`; return what the annotation files say about it"
     from pycocotools import mask as rle
     scene, caption = _draw_one(i, seed, split, size, domain, objects)
     ids, name = {k:n for n,k in enumerate(object_classes(domain), 1)}, f'{i:06}'
-    write_atomic(folder/split/f'{name}.jpg', _encoded(scene.image, format='JPEG', quality=95, subsampling=0))
+    write_image(folder/split/f'{name}.jpg', scene.image, quality=95, subsampling=0)
     masks = np.concatenate([scene.masks, ~scene.masks.any(0, keepdims=True)])   # the ground is what is left
     categories = [ids[k] for k in scene.object_classes] + [len(ids)+1]
     segment_ids = [(i*16 + n + 1) for n in range(len(masks))]
-    write_atomic(folder/'annotations'/f'panoptic_{split}'/f'{name}.png', _segment_png(masks, segment_ids))
+    png = folder/'annotations'/f'panoptic_{split}'/f'{name}.png'
+    write_ids(png, _segment_map(masks, segment_ids), compress_level=1)
     coded = rle.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
     segments = [dict(id=s, category_id=c, area=int(rle.area(r)), bbox=[int(v) for v in rle.toBbox(r)], iscrowd=0)
                 for s,c,r in zip(segment_ids, categories, coded) if rle.area(r)]
@@ -285,10 +281,7 @@ def write_scenes(
 
     Raises `DataError` if the folder holds something already, or the photos would be too small to see a shape.
     """
-    out = Path(out)
     if size<24: raise DataError(f"a scene needs a side of at least 24 pixels to show shapes, got {size}; try 64")
-    if n<0 or n_val<0: raise DataError(f"the numbers of photos must not be negative, got {n} and {n_val}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} holds something already; name a new folder, or empty it first")
+    out = new_folder(out, n, n_val)
     for split, count in (('train', n), ('val', n_val)): _write_split(out, split, count, seed, size, domain, objects, workers)
     return out

@@ -8,7 +8,6 @@ __all__ = ['PHOTO_SUFFIXES', 'list_photos', 'Journal', 'file_slug', 'Report', 'c
 # %% ../../nbs/inference/30_folder.ipynb #6eae18b1
 import json, os, re
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..fingerprint import fingerprint
 from ..core import DataError, generator_for, key_seed, write_atomic
-from ..sources.images import open_photo
+from ..sources.images import open_photo, write_image
 from ..models.pipeline import TextSegPipeline
 from ..data.phrases import check_text
 from ..show import overlays
@@ -109,10 +108,7 @@ class Report(NamedTuple):
 def _write_pictures(place, name, photo, texts, masks):
     "The masks and the overlay of a photo"
     files = {f'masks/{file_slug(t)}/{name}.png':Image.fromarray(m) for t,m in zip(texts, masks)} | {f'overlays/{name}.jpg':overlays(photo, masks)}
-    for file, image in files.items():
-        with BytesIO() as f:
-            image.save(f, format=Path(file).suffix[1:].replace('jpg', 'jpeg'))
-            write_atomic(place/file, f.getvalue())
+    for file, image in files.items(): write_image(place/file, image)
 
 def _facts(pipe, **asked):
     "What the answers depend on"

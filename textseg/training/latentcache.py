@@ -54,7 +54,7 @@ def data_facts(
 )->dict:                    # JSON
     "Say what the examples of a data set depend on"
     arguments = {k:fingerprint(getattr(data, k)) for k in ('size', 'seed', 'absent', 'balanced', 'flip', 'crop', 'say')}
-    names = [(n, sorted(cs), data.source.often[n]) for n,cs in data.names.categories.items()]   # their order counts, too
+    names = [(n, sorted(cs), data.source.sampling_weight[n]) for n,cs in data.names.categories.items()]   # their order counts, too
     return arguments | dict(names=fingerprint(names), never=fingerprint(data.names.never), photos=_digest(_photos(data)))
 
 # %% ../../nbs/training/40_latentcache.ipynb #424d20fb
