@@ -1,4 +1,4 @@
-"Packaging for textseg: every fact is read from settings.ini"
+"Packaging for textseg: every fact is read from settings.ini; only the links to site and repository stand in pyproject.toml"
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
@@ -40,5 +40,4 @@ setuptools.setup(
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{name}={name}._modidx:d"],  # lets other nbdev projects link to our pages
     },
-    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]},
 )
