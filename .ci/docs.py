@@ -4,6 +4,8 @@ With Quarto on the PATH `nbdev_docs` builds the site. Without it the same proces
 names, same links, a plainer look. `docs.py --readme` writes only the files that are committed: README.md, nbs/nbdev.yml, nbs/sidebar.yml.
 """
 import json, os, re, shutil, subprocess, sys, tempfile
+from collections import Counter
+from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
@@ -15,33 +17,29 @@ from nbdev.processors import FilterDefaults
 from nbdev.quarto import nbdev_docs, refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
-CAPTIONS = {0: 'Words and data', 20: 'Loop', 30: 'Methods', 40: 'Use', 90: 'House'}  # by the first number that belongs to it
-
 
 # The pages: which there are, in which order, in which group
 
-def pages():
-    "Notebooks relative to `nbs/`, in reading order: tutorials, then by number"
-    cfg = get_config()
-    found = [Path(p).relative_to(cfg.nbs_path) for p in nbglob(cfg.nbs_path, as_path=True)]
-    return sorted((p for p in found if p.stem!='index'), key=lambda p: (len(p.parts)==1, str(p)))
-
-
-def caption(page):
-    "The group in the sidebar to which a page belongs"
-    number = re.match(r'\d+', page.stem)
-    if len(page.parts)>1 or not number: return 'Start'
-    return CAPTIONS[max(first for first in CAPTIONS if first<=int(number[0]))]
-
-
 def groups():
-    "Captions in order, each with its pages; none that is empty"
-    res = {c: [p for p in pages() if caption(p)==c] for c in ('Start', *CAPTIONS.values())}
-    return {c: ps for c, ps in res.items() if ps}
+    "Sections in the order of readers, each with its pages, as nbs/floors.yml names them; none that is empty"
+    cfg = get_config()
+    there = sorted(Path(p).relative_to(cfg.nbs_path) for p in nbglob(cfg.nbs_path, as_path=True))
+    sections = yaml.safe_load((cfg.nbs_path/'floors.yml').read_text())['sections']
+    def fits(page, pattern): return page.parent==Path(pattern).parent and fnmatch(page.name, Path(pattern).name)
+    res = {section: [p for pattern in patterns for p in there if fits(p, pattern)] for section, patterns in sections.items()}
+    listed = Counter(p for ps in res.values() for p in ps)
+    wrong = [str(p) for p in there if listed[p]!=1 and p.name!='index.ipynb']
+    if wrong: raise SystemExit(f"nbs/floors.yml must give each page to one section; look for {', '.join(wrong)}")
+    return {section: ps for section, ps in res.items() if ps}
+
+
+def pages():
+    "Notebooks relative to `nbs/`, without the index, in reading order"
+    return [p for ps in groups().values() for p in ps]
 
 
 def address(page):
-    "Where the site has a page: `30_methods.sam.ipynb` is `methods.sam.html`"
+    "Where the site has a page: `methods/20_sam.ipynb` is `methods/sam.html`"
     return str(_nbpath2html(Path(page)))
 
 
