@@ -239,7 +239,7 @@ def _updates_from(method, data, collate, batch=32):
     def step():
         method.loss(examples(), generator_for('noise')).backward()
         optimizer.step(); optimizer.zero_grad()
-    return lambda: method.latents_of(examples()), step
+    return lambda: method.encode_batch(examples()), step
 
 def _sd_flops(side=512):
     "Operations for one photo at Stable Diffusion 2's sizes, counted: of the U-Net forward and backward, and of the VAE for two pictures"

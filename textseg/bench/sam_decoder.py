@@ -69,7 +69,7 @@ def bench_decoder(
     live, found = _batch(sam.config.vision_config.image_size), []
     with tempfile.TemporaryDirectory() as folder:
         store = EmbeddingCache(Path(folder))
-        store.add(['photo'], SamDecoder(sam.mask_decoder, sam).latents_of(live)['embedding'].half().numpy())
+        store.add(['photo'], SamDecoder(sam.mask_decoder, sam).encode_batch(live)['embedding'].half().numpy())
         for p in askings:
             method = SamDecoder(sam.mask_decoder, sam, askings=p)
             ours, peer = _step(method, lambda: live | dict(embedding=store['photo'][None])), _step(method, lambda: live)

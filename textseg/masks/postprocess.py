@@ -123,17 +123,20 @@ def fill_holes(
     return _each(mask, fill)
 
 # %% ../../nbs/masks/20_postprocess.ipynb #a339ef87
+_fill_holes = fill_holes   # `clean` has an argument of that name
+
 def clean(
     score:np.ndarray|torch.Tensor,  # `(H, W)` or `(B, H, W)` in [0, 1]
     threshold:float=.5,             # in [0, 1]; a pixel is in when its score is above
     radius:int=1,                   # of the opening, pixels; 0 leaves it out
     min_area:int=0,                 # regions of fewer pixels are removed; 0 leaves it out
-    fill:bool=False,                # whether to fill all holes
+    fill_holes:bool=False,          # whether to fill all holes
+    closing_radius:int=0,           # of the closing, pixels; 0 leaves it out
 )->np.ndarray|torch.Tensor:         # bool, the same shape, kind and device
-    """Turn a score map into a mask: threshold, opening, small regions, holes, in this order.
+    """Turn a score map into a mask: threshold, opening, closing, small regions, holes, in this order.
 
     Raises `ValueError` as its steps do.
     """
-    mask = opening(to_mask(score, threshold), radius)
+    mask = closing(opening(to_mask(score, threshold), radius), closing_radius)
     if min_area: mask = remove_small(mask, min_area)
-    return fill_holes(mask) if fill else mask
+    return _fill_holes(mask) if fill_holes else mask

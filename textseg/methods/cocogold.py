@@ -14,17 +14,17 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from fastcore.basics import patch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..fingerprint import fingerprint
 from ..distributed import weighted_mean
 from ..models.diffusion import (
-    concat_condition, last_step_with, no_noise, uniform_steps, white_noise, widen_conv_in, zero_snr_scheduler)
-from ..models.text import TextEmbedder
+    concat_condition, denoise, last_step_with, no_noise, uniform_steps, white_noise, widen_conv_in, zero_snr_scheduler)
+from ..models.text import prompt_embeds, TextEmbedder
 from ..models.vae import decode_latents, encode_image, mask_to_latents, vae_stride
 from ..masks.paint import GREEN, paint, projection
-from ..models.pipeline import denoise, mean_and_spread, TextSegPipeline
+from ..models.pipeline import mean_and_spread, TextSegPipeline
 from ..masks.losses import squared_error
+from ..models.open import open_parts
 
 # %% ../../nbs/methods/10_cocogold.ipynb #9ff630ae
 @dataclass
@@ -48,15 +48,14 @@ class Cocogold:
     def __post_init__(self):
         self.vae.requires_grad_(False).eval()
         self.embed_text.text_encoder.requires_grad_(False).eval()
-        self.channels = self.model.config.in_channels   # `model` may be wrapped while it learns, and then can't tell
+        self.widened = self.model.config.in_channels>self.vae.config.latent_channels   # `model` may be wrapped while it learns, and then can't tell
 
     def to(
         self,
         device:str|torch.device,  # where to compute
     )->'Cocogold':                # itself
         "Move all parts to a device"
-        for part in (self.model, self.vae, self.embed_text.text_encoder): part.to(device)
-        self.embed_text.known.clear()
+        for part in (self.model, self.vae, self.embed_text): part.to(device)
         return self
 
 # %% ../../nbs/methods/10_cocogold.ipynb #8de54c13
@@ -67,32 +66,30 @@ def cocogold(
     **options,                    # other fields of Cocogold
 )->Cocogold:                      # ready to train
     "Build the method around a generator"
-    models = dict(unet=UNet2DConditionModel, vae=AutoencoderKL, text_encoder=CLIPTextModel)   # weights may be kept in half precision, but learn in full
-    unet, vae, text_encoder = (cls.from_pretrained(folder, subfolder=kind, dtype=torch.float32) for kind, cls in models.items())
-    tokenizer, scheduler = (cls.from_pretrained(folder, subfolder=kind) for kind, cls in dict(tokenizer=CLIPTokenizer, scheduler=DDIMScheduler).items())
+    unet, vae, embed_text, scheduler = open_parts(folder)
     if widen and unet.config.in_channels==vae.config.latent_channels: widen_conv_in(unet)
-    return Cocogold(unet, vae, TextEmbedder(tokenizer, text_encoder), zero_snr_scheduler(scheduler), color, **options)
+    return Cocogold(unet, vae, embed_text, zero_snr_scheduler(scheduler), color, **options)
 
 # %% ../../nbs/methods/10_cocogold.ipynb #d4c22e3d
 @patch
-def latents_of(
+def encode_batch(
     self:Cocogold,
     batch:dict,  # `image` `(B, 3, S, S)` in [-1, 1], `mask` and `ignore` `(B, S, S)` bool; or what is returned here
-)->dict:         # `photo` and `painted` `(B, C, h, w)`, `near` and `unknown` `(B, 1, h, w)` bool
+)->dict:         # `photo` and `painted` `(B, C, h, w)`, `target_mask` and `ignore_mask` `(B, 1, h, w)` bool
     "Turn photos and masks into latents, unless that is done"
     image, stride = batch.get('photo', batch.get('image')), vae_stride(self.vae)
     if self.vae.device!=image.device: self.to(image.device)
     if 'photo' in batch: return batch
     painted = self.target(image, batch['mask'], self.color)
     return dict(photo=encode_image(self.vae, image), painted=encode_image(self.vae, painted),
-                near=mask_to_latents(batch['mask'], stride), unknown=mask_to_latents(batch['ignore'], stride))
+                target_mask=mask_to_latents(batch['mask'], stride), ignore_mask=mask_to_latents(batch['ignore'], stride))
 
 # %% ../../nbs/methods/10_cocogold.ipynb #5a6659ab
 @patch
-def frozen(
+def frozen_fingerprint(
     self:Cocogold,
 )->dict:  # JSON: hashes of networks, names of functions
-    "Say what latents and text states depend on"
+    "Hash what latents and prompt embeddings depend on"
     return fingerprint(dict(vae=self.vae, text_encoder=self.embed_text.text_encoder, tokenizer=self.embed_text.tokenizer,
                             target=self.target, color=self.color))
 
@@ -100,18 +97,17 @@ def frozen(
 @patch
 def loss(
     self:Cocogold,
-    batch:dict,                 # `text` list, and what `latents_of` takes; or from a cache, with `states` `(B, L, D)` too
+    batch:dict,                 # `text` list, and what `encode_batch` takes; or from a cache, with `prompt_embeds` `(B, L, D)` too
     generator:torch.Generator|Sequence[torch.Generator],  # draws noise levels and noise; one for all, or one a photo
 )->Tensor:                      # a scalar
     "Mean error of the predicted `v` over all latents that are known"
-    made = self.latents_of(batch)
+    made = self.encode_batch(batch)
     photo, painted = made['photo'].float(), made['painted'].float()                      # (B, C, h, w)
-    states = batch['states'].float() if 'states' in batch else self.embed_text(batch['text'])
     t = self.steps_for(len(photo), self.scheduler.config.num_train_timesteps, generator)
     noise = self.noise(painted, t, generator)
-    seen = concat_condition(photo, self.scheduler.add_noise(painted, noise, t), self.channels)     # (B, 2C, h, w), or the photo alone
-    v = self.model(seen, t, states).sample.float()
-    weight = (1 + self.paint_weight*made['near'].float()) * ~made['unknown']
+    inputs = concat_condition(photo, self.scheduler.add_noise(painted, noise, t)) if self.widened else photo   # (B, 2C, h, w), or (B, C, h, w)
+    v = self.model(inputs, t, prompt_embeds(batch, self.embed_text)).sample.float()
+    weight = (1 + self.paint_weight*made['target_mask'].float()) * ~made['ignore_mask']
     errors = self.error(v, self.scheduler.get_velocity(painted, noise, t)).mean(1, keepdim=True)
     return weighted_mean(errors, weight)
 
@@ -137,7 +133,7 @@ def pipeline(
 )->TextSegPipeline:  # of the same parts
     "Make a pipeline, to save, to share and to ask"
     return TextSegPipeline(unet=self.model, vae=self.vae, text_encoder=self.embed_text.text_encoder, tokenizer=self.embed_text.tokenizer,
-                           scheduler=self.scheduler, color=self.color, steps=self.steps, certain=self.start is no_noise)
+                           scheduler=self.scheduler, color=self.color, steps=self.steps, zero_noise=self.start is no_noise)
 
 # %% ../../nbs/methods/10_cocogold.ipynb #4ef7eacd
 ONE_STEP = dict(steps_for=last_step_with(1.), noise=no_noise, start=no_noise)   # fields of Cocogold
@@ -160,7 +156,8 @@ class InPixels:
         if m.vae.device!=image.device: m.to(image.device)
         photo = encode_image(m.vae, image)
         noise = m.start(photo, None, generator)
-        v = self.model(concat_condition(photo, noise, m.channels), torch.full((len(photo),), last, device=photo.device), m.embed_text(batch['text'])).sample
+        inputs, t = concat_condition(photo, noise) if m.widened else photo, torch.full((len(photo),), last, device=photo.device)
+        v = self.model(inputs, t, m.embed_text(batch['text'])).sample
         drawn = decode_latents(m.vae, -v)                       # at the last step v is the picture, negative
         errors = self.error(drawn, m.target(image, batch['mask'], m.color)).mean(1)
         return weighted_mean(errors, (~batch['ignore']).float())

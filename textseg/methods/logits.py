@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..fingerprint import fingerprint
 from ..distributed import weighted_mean
-from ..models.text import TextEmbedder
+from ..models.text import prompt_embeds, TextEmbedder
 from ..models.vae import encode_image, mask_to_latents, vae_stride
 
 # %% ../../nbs/methods/11_logits.ipynb #ffe538f4
@@ -49,8 +49,7 @@ class Logits:
         device:str|torch.device,  # where to compute
     )->'Logits':                  # itself
         "Move all parts to a device"
-        for part in (self.model, self.vae, self.embed_text.text_encoder): part.to(device)
-        self.embed_text.known.clear()
+        for part in (self.model, self.vae, self.embed_text): part.to(device)
         return self
 
     def logits(
@@ -69,7 +68,7 @@ class Logits:
 
 # %% ../../nbs/methods/11_logits.ipynb #6bddfe77
 @patch
-def latents_of(
+def encode_batch(
     self:Logits,
     batch:dict,  # `image` `(B, 3, S, S)` in [-1, 1], `mask` and `ignore` `(B, S, S)` bool; or what is returned here
 )->dict:         # `photo` `(B, C, h, w)`, `mask` and `ignore` as they were
@@ -80,22 +79,22 @@ def latents_of(
 
 # %% ../../nbs/methods/11_logits.ipynb #2a5589bd
 @patch
-def frozen(
+def frozen_fingerprint(
     self:Logits,
 )->dict:  # JSON: hashes of networks
-    "Say what latents and text states depend on"
+    "Hash what latents and prompt embeddings depend on"
     return fingerprint(dict(vae=self.vae, text_encoder=self.embed_text.text_encoder, tokenizer=self.embed_text.tokenizer))
 
 # %% ../../nbs/methods/11_logits.ipynb #e305d2f2
 @patch
 def loss(
     self:Logits,
-    batch:dict,                 # `text` list, and what `latents_of` takes; or from a cache, with `states` `(B, L, D)` too
+    batch:dict,                 # `text` list, and what `encode_batch` takes; or from a cache, with `prompt_embeds` `(B, L, D)` too
     generator:torch.Generator|Sequence[torch.Generator],  # not used: nothing is drawn
 )->Tensor:                      # a scalar
     "Average the binary cross-entropy over all pixels that are known"
-    made, stride = self.latents_of(batch), vae_stride(self.vae)
-    mask, states = made['mask'], batch['states'].float() if 'states' in batch else self.embed_text(batch['text'])
+    made, stride = self.encode_batch(batch), vae_stride(self.vae)
+    mask, states = made['mask'], prompt_embeds(batch, self.embed_text)
     near = F.interpolate(mask_to_latents(mask, stride).float(), scale_factor=stride)[:, 0]   # the latents that paint would have touched
     weight = (1 + self.paint_weight*near) * ~made['ignore']
     errors = F.binary_cross_entropy_with_logits(self._logits(made['photo'].float(), states), mask.float(), reduction='none')

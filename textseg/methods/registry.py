@@ -16,14 +16,12 @@ from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..models.adapters import load_adapter
 from ..masks.rules import auto_prompts, color_mask
 from ..masks.points import box_prompt, point_prompts
 from ..core import DataError, did_you_mean, Segmenter, Trainable
 from ..models.diffusion import no_noise, white_noise
-from ..models.text import TextEmbedder
 from ..models.vae import vae_stride
 from .cocogold import Cocogold, cocogold
 from .logits import Logits, logits_out
@@ -33,6 +31,7 @@ from ..masks.paint import binary, brightness, GREEN
 from ..models.pipeline import TextSegPipeline
 from ..models.sam import sam_config
 from ..models.tiny import model_folder, tiny_text_encoder, use_plain_attention
+from ..models.open import open_parts
 
 # %% ../../nbs/methods/90_registry.ipynb #a81779d3
 def open_model(
@@ -58,7 +57,6 @@ def _forget(method, seed):
         method.model = UNet2DConditionModel.from_config(method.model.config)
         method.embed_text.text_encoder = tiny_text_encoder(method.embed_text.tokenizer)
     method.__post_init__()
-    method.embed_text.known.clear()
 
 # %% ../../nbs/methods/90_registry.ipynb #10b50b4d
 class Method(NamedTuple):
@@ -86,9 +84,9 @@ def _samtext(model, seed, **options): return sam_text(model, seed=seed, **option
 
 def _painting(config):
     "What the configuration of a pipeline or an adapter tells of the method"
-    color, certain = config.get('color', GREEN), config.get('certain', False)
+    color, zero_noise = config.get('color', GREEN), config.get('zero_noise', config.get('certain', False))
     drawing = _BINARY if color is None else dict(color=color)
-    return drawing | dict(steps=config.get('steps', 1), start=no_noise if certain else white_noise, widen=config.get('widen', not certain))
+    return drawing | dict(steps=config.get('steps', 1), start=no_noise if zero_noise else white_noise, widen=config.get('widen', not zero_noise))
 
 def _open_painter(folder): return open_model(folder, **_painting(TextSegPipeline.load_config(folder)))
 
@@ -99,9 +97,7 @@ def _keep_logits(method, folder):
         part.save_pretrained(Path(folder)/name)
 
 def _open_logits(folder):
-    models = dict(unet=UNet2DConditionModel, vae=AutoencoderKL, text_encoder=CLIPTextModel)
-    unet, vae, text_encoder = (cls.from_pretrained(folder, subfolder=kind, dtype=torch.float32) for kind, cls in models.items())
-    return Logits(unet, vae, TextEmbedder(CLIPTokenizer.from_pretrained(folder, subfolder='tokenizer'), text_encoder))
+    return Logits(*open_parts(folder, ('unet', 'vae', 'embed_text')))
 
 def _keep_itself(method, folder): method.save(folder)
 
@@ -188,7 +184,7 @@ def _open_folder(model):
     folder = model_folder(model)
     try: index, unet = TextSegPipeline.load_config(folder), UNet2DConditionModel.load_config(folder, subfolder='unet')
     except OSError as e: return _open_sam(model, e)
-    if unet['in_channels']<=unet['out_channels'] and not index.get('certain'):
+    if unet['in_channels']<=unet['out_channels'] and not index.get('zero_noise'):
         raise DataError(f"'{model}' draws pictures from texts but was not fine-tuned to segment; train it with textseg_train --model {model}")
     return _open_painter(folder)
 

@@ -55,16 +55,9 @@ class SamDecoder:
         for part in (self.model, self.sam): part.to(device)
         return self
 
-    def embed_text(
-        self,
-        texts:Sequence[str],  # B of them
-    )->Tensor:                # `(B, 1, 1)` zeros: it can't read
-        "Say nothing about texts, for a cache that asks"
-        return torch.zeros(len(texts), 1, 1)
-
 # %% ../../nbs/methods/20_sam.ipynb #1d05c38b
 @patch
-def latents_of(
+def encode_batch(
     self:SamDecoder,
     batch:dict,  # `image` `(B, 3, S, S)` in [-1, 1], `mask` and `ignore` `(B, S, S)` bool; or what is returned here
 )->dict:         # `embedding` `(B, C, h, w)`, `mask` and `ignore` as they were
@@ -75,10 +68,10 @@ def latents_of(
 
 # %% ../../nbs/methods/20_sam.ipynb #7d19386a
 @patch
-def frozen(
+def frozen_fingerprint(
     self:SamDecoder,
 )->dict:  # JSON: a hash, and what the photos went through
-    "Say what embeddings depend on"
+    "Hash what embeddings depend on"
     return fingerprint(dict(encoder=self.sam.vision_encoder, mean=MEAN, std=STD))
 
 # %% ../../nbs/methods/20_sam.ipynb #8931ac18
@@ -100,11 +93,11 @@ def questions(
 @patch
 def loss(
     self:SamDecoder,
-    batch:dict,                            # what `latents_of` takes or gives
+    batch:dict,                            # what `encode_batch` takes or gives
     generator:Sequence[torch.Generator],   # draw the questions
 )->Tensor:                                 # a scalar
     "Average what the answers to all questions cost"
-    made = self.latents_of(batch)
+    made = self.encode_batch(batch)
     mask, ignore, side = made['mask'], made['ignore'], made['mask'].shape[-1]
     questions = self.questions(mask & ~ignore, generator, self.askings)
     counts = torch.tensor([q is not None for q in questions], device=mask.device)

@@ -19,16 +19,16 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save as save_tensors
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer, SamModel
+from transformers import SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from ..fingerprint import fingerprint
 from ..core import DataError, write_atomic
-from ..models.text import TextEmbedder
+from ..models.text import prompt_embeds, TextEmbedder
 from ..masks.losses import focal_dice, mask_loss, to_grid
 from ..data.letterbox import letterbox_photo, MEAN, STD, undo_letterbox
 from ..models.sam import embed_image, freeze_unused, load_decoder, open_sam, save_decoder, with_embedding
-from ..models.tiny import model_folder
+from ..models.open import open_text_embedder
 
 # %% ../../nbs/methods/21_samtext.ipynb #44c79d10
 class Reader(nn.Module):
@@ -110,8 +110,7 @@ class SamText:
         device:str|torch.device,  # where to compute
     )->'SamText':                 # itself
         "Move all parts to a device"
-        for part in (self.model, self.sam, self.embed_text.text_encoder): part.to(device)
-        self.embed_text.known.clear()
+        for part in (self.model, self.sam, self.embed_text): part.to(device)
         return self
 
     def logits(
@@ -124,7 +123,7 @@ class SamText:
 
 # %% ../../nbs/methods/21_samtext.ipynb #f8d90708
 @patch
-def latents_of(
+def encode_batch(
     self:SamText,
     batch:dict,  # `image` `(B, 3, S, S)` in [-1, 1], `mask` and `ignore` `(B, S, S)` bool; or what is returned here
 )->dict:         # `embedding` `(B, C, h, w)`, `mask` and `ignore` as they were
@@ -135,22 +134,22 @@ def latents_of(
 
 # %% ../../nbs/methods/21_samtext.ipynb #86792cad
 @patch
-def frozen(
+def frozen_fingerprint(
     self:SamText,
 )->dict:  # JSON: hashes, and what the photos went through
-    "Say what embeddings and text states depend on"
+    "Hash what image and prompt embeddings depend on"
     return fingerprint(dict(encoder=self.sam.vision_encoder, mean=MEAN, std=STD, text_encoder=self.embed_text.text_encoder, tokenizer=self.embed_text.tokenizer))
 
 # %% ../../nbs/methods/21_samtext.ipynb #03d4a120
 @patch
 def loss(
     self:SamText,
-    batch:dict,                 # `text` list, and what `latents_of` takes; or from a cache, with `states` `(B, L, D)` too
+    batch:dict,                 # `text` list, and what `encode_batch` takes; or from a cache, with `prompt_embeds` `(B, L, D)` too
     generator:torch.Generator,  # not used: nothing is drawn
 )->Tensor:                      # a scalar
     "Average what the masks cost"
-    made = self.latents_of(batch)
-    states = batch['states'].float() if 'states' in batch else self.embed_text(batch['text'])
+    made = self.encode_batch(batch)
+    states = prompt_embeds(batch, self.embed_text)
     logits, scores = self.logits(made['embedding'].float(), states)
     truth, known = to_grid(made['mask'], made['ignore'], logits.shape[-1])
     return mask_loss(logits, scores, truth, known, self.error, self.score_weight).mean()
@@ -213,19 +212,12 @@ def sam_text(
     Raises `DataError` if one of them can't be opened.
     """
     if (Path(name)/'samtext.json').exists(): return _opened(Path(name), tune, options)
-    sam, states = open_sam(name), _text_states(text)
+    sam, embed_text = open_sam(name), open_text_embedder(text)
     if decoder: load_decoder(sam.mask_decoder, decoder)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        reader = Reader(sam.config.mask_decoder_config.hidden_size, states.text_encoder.config.hidden_size, tokens, heads)
-    return SamText(TextMasks(reader, sam.mask_decoder, tune), sam, states, **options)
-
-def _text_states(name):
-    folder = model_folder(name)
-    try: return TextEmbedder(CLIPTokenizer.from_pretrained(folder, subfolder='tokenizer'),
-                           CLIPTextModel.from_pretrained(folder, subfolder='text_encoder', dtype=torch.float32))
-    except (OSError, ValueError) as e:
-        raise DataError(f"no text encoder could be opened from '{name}' ({str(e).splitlines()[0]}); name a Stable Diffusion folder or hub id, or 'tiny'") from e
+        reader = Reader(sam.config.mask_decoder_config.hidden_size, embed_text.text_encoder.config.hidden_size, tokens, heads)
+    return SamText(TextMasks(reader, sam.mask_decoder, tune), sam, embed_text, **options)
 
 def _opened(folder, tune, options):
     "What SamText.save wrote"

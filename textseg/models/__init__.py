@@ -12,10 +12,11 @@ from ..core import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     vae=['encode_image', 'decode_latents', 'vae_stride', 'mask_to_latents'],
-    text=['TextEmbedder'],
+    text=['TextEmbedder', 'prompt_embeds'],
     diffusion=['widen_conv_in', 'concat_condition', 'zero_snr_scheduler', 'white_noise', 'no_noise',
-               'multires_noise', 'uniform_steps', 'last_step_with'],
+               'multires_noise', 'uniform_steps', 'last_step_with', 'denoise'],
     tiny=['model_folder', 'tiny_unet', 'tiny_vae', 'tiny_text_encoder', 'tiny_tokenizer', 'tiny_scheduler'],
+    open=['open_parts', 'open_text_embedder'],
     adapters=['add_adapter', 'save_adapter', 'load_adapter'],
     sam=['open_sam', 'random_sam', 'sam_config'],
-    pipeline=['TextSegPipeline', 'TextSegOutput', 'denoise'])
+    pipeline=['TextSegPipeline', 'TextSegOutput', 'mean_and_spread', 'median_and_deviation'])

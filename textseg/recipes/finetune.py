@@ -100,8 +100,8 @@ def _lighten(learner, rank, checkpointing):
 def _keep(learner, method, model, rank, out):
     "Keep what was learnt in the folder of the run"
     if not rank: return method_named(method).keep(learner, out/'pipeline')
-    config, widened = learner.pipeline().config, learner.channels>learner.vae.config.latent_channels
-    save_adapter(learner.model, out/'adapter', base=str(model), widen=widened, **{k:config[k] for k in ('color', 'steps', 'certain')})
+    config, widened = learner.pipeline().config, learner.widened
+    save_adapter(learner.model, out/'adapter', base=str(model), widen=widened, **{k:config[k] for k in ('color', 'steps', 'zero_noise')})
 
 def _cached(data, learner, folder, views, workers, quiet):
     "The data as latents, and what makes batches of them"

@@ -7,7 +7,6 @@ __all__ = ['Cacheable', 'data_facts', 'CachedLatents', 'collate_latents', 'cache
 
 # %% ../../nbs/training/40_latentcache.ipynb #0713607f
 import json, math, os, time
-from collections.abc import Callable
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -28,14 +27,12 @@ from ..fingerprint import _digest, _json, fingerprint
 @runtime_checkable
 class Cacheable(Protocol):
     "A method whose frozen half can be asked alone"
-    embed_text:Callable  # `list[str]` -> states, `(B, L, D)` float32
-
-    def latents_of(self, batch:dict)->dict:
+    def encode_batch(self, batch:dict)->dict:
         "What the frozen half makes of a batch: tensors `(B, …)` by name. Floats will be kept as fp16, bools as they are"
         ...
 
-    def frozen(self)->dict:
-        "What `latents_of` and `embed_text` depend on, as JSON"
+    def frozen_fingerprint(self)->dict:
+        "What `encode_batch` and `embed_text` depend on, as JSON"
         ...
 
 # %% ../../nbs/training/40_latentcache.ipynb #d4087979
@@ -117,7 +114,7 @@ class CachedLatents(Dataset):
         home:str|Path,  # a folder that cache_latents has filled
     ):
         self.home, self._mapped = Path(home), {}
-        try: facts, texts = (json.loads((self.home/f'{name}.json').read_text()) for name in ('facts', 'states'))
+        try: facts, texts = (json.loads((self.home/f'{name}.json').read_text()) for name in ('facts', 'prompt_embeds'))
         except (OSError, ValueError) as e: raise DataError(f"{home} holds no finished cache ({e}); fill it with cache_latents") from e
         if _key(facts)!=self.home.name:
             raise DataError(f"{home} was renamed or changed: what it holds is called {_key(facts)}; delete it, and fill another")
@@ -134,9 +131,9 @@ class CachedLatents(Dataset):
         if not 0<=index<len(self): raise IndexError(f"index {index} of {len(self)} photos")
         shard, place = divmod(epoch%self.views*len(self) + index, self.shard)
         rows, texts = self._table(shard)
-        row, (states, _) = rows[place], self._table('states')
+        row, (states, _) = rows[place], self._table('prompt_embeds')
         text = texts[row['text']]
-        arrays = {k:row[k] for k in rows.dtype.names if k not in _ORIGIN} | dict(states=states[self.place[text]])
+        arrays = {k:row[k] for k in rows.dtype.names if k not in _ORIGIN} | dict(prompt_embeds=states[self.place[text]])
         origin = dict(text=text, image_id=int(row['image_id']), category_id=int(row['category_id']), crop=Box(*row['crop'].tolist()))
         return {k:torch.from_numpy(v.copy()) for k,v in arrays.items()} | origin   # a copy, as nobody may write to the file
 
@@ -187,7 +184,7 @@ def _fill(home, data, method, total, shard, batch_size, workers, device, quiet):
     loader = DataLoader(_Draws(data), batch_sampler=todo, collate_fn=_numbered, num_workers=workers)
     with tqdm(total=total, initial=done, disable=quiet, desc='cache', dynamic_ncols=True) as bar:
         for end, batch in loader:
-            made = method.latents_of({k:v.to(device) if torch.is_tensor(v) else v for k,v in batch.items()})
+            made = method.encode_batch({k:v.to(device) if torch.is_tensor(v) else v for k,v in batch.items()})
             rows, texts = [*rows, _rows(batch, made)], texts+batch['text']
             bar.update(len(batch['text']))
             if end%shard and end<total: continue
@@ -197,9 +194,10 @@ def _fill(home, data, method, total, shard, batch_size, workers, device, quiet):
 def _fill_states(home, method, shards, batch_size):
     "Encode each text of the shards once"
     texts = sorted({t for s in range(shards) for t in json.loads(_table(home, s).with_suffix('.json').read_text())})
-    if _whole(home, 'states', len(texts)): return
-    states = [_half(method.embed_text(texts[i:i+batch_size])) for i in range(0, len(texts), batch_size)]
-    _save(home, 'states', np.concatenate(states), texts)
+    if _whole(home, 'prompt_embeds', len(texts)): return
+    embed_text = getattr(method, 'embed_text', lambda texts: torch.zeros(len(texts), 1, 1))
+    states = [_half(embed_text(texts[i:i+batch_size])) for i in range(0, len(texts), batch_size)]
+    _save(home, 'prompt_embeds', np.concatenate(states), texts)
 
 def _sweep(home, age=3600):
     "Remove what killed processes left; younger files may belong to a living one"
@@ -228,7 +226,7 @@ def cache_latents(
     if min(views, batch_size, shard)<1:
         raise ValueError(f"views, batch_size and shard are at least 1, got {views}, {batch_size} and {shard}")
     state, total = process_state(), views*len(data)
-    facts = dict(textseg=version('textseg'), method=method.frozen(), data=data_facts(data), photos=len(data), views=views, shard=shard)
+    facts = dict(textseg=version('textseg'), method=method.frozen_fingerprint(), data=data_facts(data), photos=len(data), views=views, shard=shard)
     home, told = Path(folder)/_key(facts), json.dumps(facts, indent=1)
     _sweep(home)
     if not (home/'facts.json').exists() or (home/'facts.json').read_text()!=told: _write(home/'facts.json', told)
