@@ -16,6 +16,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     phrases=['check_text', 'prompt_for', 'TEMPLATES', 'SYNONYMS'],
     dataset=['TextSegmentation', 'Vocabulary', 'collate', 'make_example'],
     queries=['Query', 'QuerySet', 'all_queries', 'sample_queries'],
-    wholephotos=['WholePhotos', 'WholeQuerySet'],
+    wholephotos=['letterboxed_example', 'WholePhotos', 'WholeQuerySet'],
     scenes=['EASY', 'HARD', 'Domain', 'draw_scene', 'draw_scenes', 'write_scenes'],
     rivers=['draw_river', 'write_rivers'])

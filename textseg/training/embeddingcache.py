@@ -26,7 +26,7 @@ from ..distributed import process_state
 from ..data.letterbox import letterbox_photo, MEAN, STD
 from ..models.sam import embed_image
 from ..sources.source import Source
-from ..data.wholephotos import _framed, letterboxed_example, WholePhotos
+from ..data.wholephotos import letterboxed_example, open_letterboxed, WholePhotos
 
 # %% ../../nbs/training/41_embeddingcache.ipynb #ca3a8075
 def photo_key(
@@ -135,7 +135,7 @@ def embed_photos(
         for first in range(0, len(todo), shard):
             part, seen = todo[first:first+shard], []
             for i in range(0, len(part), batch_size):
-                images = [_framed(photo, side, flip) for _, (photo, flip) in part[i:i+batch_size]]
+                images = [open_letterboxed(photo, side, flip) for _, (photo, flip) in part[i:i+batch_size]]
                 seen.append(embed_image(sam, torch.stack(images)).half().cpu().numpy())
                 bar.update(len(images))
             store.add([key for key, _ in part], np.concatenate(seen))
@@ -163,6 +163,6 @@ class EmbeddedPhotos(Dataset):
     def __getitem__(self, at:tuple[int, int]|int)->dict:
         "The item of `(epoch, index)`; an index alone means epoch 0"
         image_id, name, text, flip = self.data.question(at)
-        e = letterboxed_example(self.data.source, image_id, name, self.data.size, text, flip, look=False)
+        e = letterboxed_example(self.data.source, image_id, name, self.data.size, text, flip, decode=False)
         seen = self.store[self.keys[image_id]+'m'*flip]
         return dict(embedding=seen, mask=e.mask, ignore=e.ignore, text=text, image_id=image_id, category_id=e.category_id, crop=e.crop)

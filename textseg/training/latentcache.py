@@ -50,9 +50,9 @@ def data_facts(
     data:TextSegmentation,  # what is to be cached
 )->dict:                    # JSON
     "Say what the examples of a data set depend on"
-    arguments = {k:fingerprint(getattr(data, k)) for k in ('size', 'seed', 'absent', 'balanced', 'flip', 'crop', 'say')}
+    arguments = {k:fingerprint(getattr(data, k)) for k in ('size', 'seed', 'absent', 'balanced', 'flip', 'crop', 'phrase')}
     names = [(n, sorted(cs), data.source.sampling_weight[n]) for n,cs in data.names.categories.items()]   # their order counts, too
-    return arguments | dict(names=fingerprint(names), never=fingerprint(data.names.never), photos=_digest(_photos(data)))
+    return arguments | dict(names=fingerprint(names), held_out=fingerprint(data.names.held_out_ids), photos=_digest(_photos(data)))
 
 # %% ../../nbs/training/40_latentcache.ipynb #424d20fb
 _ORIGIN = dict(text='<i4', image_id='<i8', category_id='<i8', crop='4<f8')   # of a draw; text: its place among the table's texts
