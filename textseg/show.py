@@ -188,14 +188,15 @@ def overlays(
 
 # %% ../nbs/10_show.ipynb #6221e3b6
 def markdown_table(
-    lines:Mapping[str, Mapping[str, float]],  # name of a line -> its numbers
+    lines:Mapping[str, Mapping[str, float]],  # name of a line -> its numbers; or pairs of these, when names repeat
     columns:Sequence[str]|None=None,          # which numbers; all that occur when None
     first:str='',                             # heading of the first column
 )->str:                                       # Markdown
     "Lay out summaries as a table"
-    columns = columns or list(dict.fromkeys(c for numbers in lines.values() for c in numbers))
+    lines = list(lines.items() if isinstance(lines, Mapping) else lines)
+    columns = columns or list(dict.fromkeys(c for _, numbers in lines for c in numbers))
     def cell(v): return '' if v is None else str(v) if isinstance(v, (int, str)) else f'{v:.3f}' if abs(v)<=1 else f'{v:.1f}'
-    body = [[name, *(cell(numbers.get(c)) for c in columns)] for name,numbers in lines.items()]
+    body = [[name, *(cell(numbers.get(c)) for c in columns)] for name, numbers in lines]
     return '\n'.join('| '+' | '.join(r)+' |' for r in [[first, *columns], ['---']*(len(columns)+1), *body])
 
 # %% ../nbs/10_show.ipynb #8549074d
