@@ -190,7 +190,7 @@ class _Alone:
     "The miniature's U-Net and a loss, nothing else"
     def __init__(self):
         self.model = use_plain_attention(tiny_unet())
-        self.states, self.t = torch.randn(1, 32, 64, generator=generator_for('states')), torch.tensor([999])
+        self.states, self.t = torch.randn(1, 32, 128, generator=generator_for('states')), torch.tensor([999])
     def loss(self, batch, generator):
         "A loss that draws its noise as the methods do"
         noise = torch.cat([torch.randn(1, 8, 16, 16, generator=g) for g in generator])

@@ -37,6 +37,7 @@ class Domain(NamedTuple):
     # pairs of colour and shape that are never painted in training
     held_out:tuple[tuple[str, str], ...] = (('red', 'star'), ('green', 'circle'), ('blue', 'triangle'),
                                             ('purple', 'square'))
+    new_words:tuple[str, ...] = ()             # words that nothing is painted by in training; then no pairs are held out
 
 # %% ../../nbs/data/50_scenes.ipynb #2d4183cd
 EASY = Domain()
@@ -67,14 +68,17 @@ def names_of(
     domain:Domain,  # the world
 )->list[dict]:      # `name`, `category_ids`, `sampling_weight`, and `unseen` where the name is held out
     "List the texts that can be asked for in a world, with the categories each stands for"
-    ids = {c:i for i,c in enumerate(object_classes(domain), 1)}
-    def name(text, weight, **traits):
+    ids, new = {c:i for i,c in enumerate(object_classes(domain), 1)}, set(domain.new_words)
+    def held_out(words): return bool(new & {*words}) if new else words in domain.held_out
+    def name(weight, **traits):
+        words = tuple(traits.values())
         matching = [i for c,i in ids.items() if all(getattr(c, trait)==v for trait,v in traits.items())]
-        return dict(name=text, category_ids=matching, sampling_weight=weight)
-    colored = [name(f'{c} {s}', 2, color=c, shape=s) | dict(unseen=(c, s) in domain.held_out)
-               for c,s in product(COLORS, domain.shapes)]
-    textured = [name(f'{t} {s}', 2.5, texture=t, shape=s) for t,s in product(domain.textures, domain.shapes)]
-    return colored + textured + [name(s, 3, shape=s) for s in domain.shapes] + [name(c, 1, color=c) for c in COLORS]
+        entry = dict(name=' '.join(words), category_ids=matching, sampling_weight=weight)
+        return entry | dict(unseen=True) if held_out(words) else entry
+    colored = [name(2, color=c, shape=s) for c,s in product(COLORS, domain.shapes)]
+    textured = [name(2.5, texture=t, shape=s) for t,s in product(domain.textures, domain.shapes)]
+    alone = [name(3, shape=s) for s in domain.shapes] + [name(1, color=c) for c in COLORS]
+    return colored + textured + alone + [name(1, texture=t) for t in domain.textures if t in new]
 
 # %% ../../nbs/data/50_scenes.ipynb #c228a69c
 def _soft_noise(rng, size, cells):

@@ -55,22 +55,29 @@ def tiny_vae()->AutoencoderKL:  # with random weights
 # %% ../../nbs/models/20_tiny.ipynb #dce43048
 def tiny_text_encoder(
     tokenizer:CLIPTokenizer,  # says how many tokens there are
+    width:int=128,            # numbers a token
+    layers:int=3,             # of attention
 )->CLIPTextModel:             # with random weights
-    "Make the text encoder: two layers, 64 numbers a token"
+    "Make the text encoder"
     return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=256, projection_dim=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4*width, projection_dim=width,
+        num_hidden_layers=layers, num_attention_heads=4,
         max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id))
 
 # %% ../../nbs/models/20_tiny.ipynb #90acfcdd
 def tiny_unet(
-    channels:tuple[int, ...]=(32, 64, 96),  # at 16 x 16, 8 x 8 and 4 x 4 latents
-)->UNet2DConditionModel:                    # with random weights
-    "Make the U-Net: it reads the text where the picture is small, and a summary of it everywhere"
+    channels:tuple[int, ...]=(32, 64, 128),  # at 16 x 16, 8 x 8 and 4 x 4 latents
+    width:int=128,                           # numbers a token of the text
+    fine:bool=True,                          # read the words at 16 x 16 latents, too
+)->UNet2DConditionModel:                     # with random weights
+    "Make the U-Net: it reads the words where the picture is small, and a summary of them everywhere"
+    down, up = ['CrossAttnDownBlock2D']*3, ['CrossAttnUpBlock2D']*3
+    if not fine: down[0], up[-1] = 'DownBlock2D', 'UpBlock2D'
     return UNet2DConditionModel(
-        sample_size=16, in_channels=8, out_channels=8, block_out_channels=channels, layers_per_block=2, cross_attention_dim=64,
-        down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
-        up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
+        sample_size=16, in_channels=8, out_channels=8, block_out_channels=channels, cross_attention_dim=width,
+        layers_per_block=(1, 2, 2) if fine else 2, down_block_types=down, up_block_types=up,
+        only_cross_attention=(True, False, False) if fine else False,   # attention among 256 places costs too much
         attention_head_dim=tuple(c//32 for c in channels), norm_num_groups=8, resnet_time_scale_shift='scale_shift',
         addition_embed_type='text', addition_embed_type_num_heads=4)
 
