@@ -15,14 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..data.phrases import check_text
-from ..masks.paint import brightness, GREEN, projection
+from ..masks.paint import GREEN, reader_for
 from ..masks.postprocess import clean
 from .diffusion import denoise, no_noise, white_noise
 from .text import TextEmbedder
@@ -189,7 +189,7 @@ class TextSegPipeline(DiffusionPipeline):
 
     def _read(self, painted, photo):
         "Score map of a drawn picture"
-        return brightness(painted, photo, None) if self.config.color is None else projection(painted, photo, self.config.color)
+        return reader_for(self.config.color)(painted, photo)
 
     @torch.no_grad()
     def __call__(

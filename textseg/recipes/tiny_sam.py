@@ -25,7 +25,8 @@ from ..core import draw_per_sample
 from ..masks.losses import dice_bce, mask_loss, to_grid
 from ..models.sam import decode, freeze_unused, sam_pixels
 from ..data.scenes import draw_scenes, Scene
-from ..training.loop import cosine, train
+from ..training.loop import train
+from ..training.schedules import cosine
 
 # %% ../../nbs/recipes/31_tiny_sam.ipynb #cc0570b6
 def tiny_sam(

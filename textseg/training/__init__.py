@@ -13,6 +13,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     sampler=['EpochBatchSampler'],
     checkpoint=['save_checkpoint', 'load_checkpoint', 'newest_checkpoint'],
-    loop=['train', 'cosine', 'exponential', 'TrainingStopped'],
+    schedules=['cosine', 'exponential'],
+    log=['TrainingStopped'],
+    loop=['train'],
     latentcache=['Cacheable', 'CachedLatents', 'cache_latents', 'collate_latents'],
     embeddingcache=['EmbeddingCache', 'EmbeddedPhotos', 'embed_photos'])
