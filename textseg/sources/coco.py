@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .annotations import inside, leave_out, missing_files
 from ..core import Box, DataError
+from .annotations import inside, leave_out, missing_files
+from .images import distinct_ids, id_runs, open_ids
 from .index import open_index
-from .rle import rasterize, segmentation_error
 from .layout import find_part
-from .images import open_ids
+from .rle import rasterize, segmentation_error
 from .source import Annotation, BaseSource, box_slices, Photo
 
 # %% auto #0
@@ -26,56 +26,61 @@ __all__ = ['CocoInstances', 'CocoPanoptic']
 class _Coco(BaseSource):
     "What instances and panoptic share: a table, and answers from it"
     def _open(self, root, path, kind, photos, maps, skip_bad, index):
+        "Open the JSON at `path`; the photos lie in the folder `photos`"
         self.root, self.path, self.skip_bad, self._folder = Path(root), path, skip_bad, photos
         self._opened = open_index(path, kind, photos, maps, skip_bad, index)
         self._set_names(path, dict(self._opened.about['categories']), self._opened.about['names'])
         self.skipped, self.image_ids = Counter(self._opened.about['skipped']), self._table.image_ids.tolist()
-        self._keep_present(photos, self._table.files, 'photo whose file is missing')
+        self._drop_missing(photos, self._table.files, 'photo whose file is missing')
 
     @property
-    def _table(self): return self._opened.table  # not kept: the table pickles as its values, what was opened as the name of a file
+    def _table(self): return self._opened.table  # no attribute: it would pickle by value, `_opened` pickles as a path
 
-    def _keep_present(self, folder, files, reason):
-        "Keep the photos whose file is in `folder`; `files` has one name per photo, empty where the JSON names none"
+    def _drop_missing(self, folder, files, reason):
+        "Leave out photos without a file in `folder`; `files` has one name per photo, empty where the JSON names none"
         if missing := missing_files(folder, files):
             listed = set(self.image_ids)
             gone = {i: f for i, f in zip(self._table.image_ids.tolist(), files) if f in missing and i in listed}
-            self.skipped += leave_out(self.path, {f'photo {i} ({f or None})': reason for i, f in gone.items()}, self.skip_bad)
+            faults = {f'photo {i} ({f or None})': reason for i, f in gone.items()}
+            self.skipped += leave_out(self.path, faults, self.skip_bad)
             self.image_ids = [i for i in self.image_ids if i not in gone]
-        if not self.image_ids: raise DataError(f"{self.path} names {len(files)} photos, but {folder} has no file of theirs; move them there")
+        if not self.image_ids:
+            raise DataError(f"{self.path} names {len(files)} photos, but {folder} has no file of theirs; "
+                            "move them there")
 
     def sizes(self)->np.ndarray:  # (M, 2) int64, width and height in pixels
-        "The sizes of all photos, in the order of `image_ids`"
+        "Return the sizes of all photos, in the order of `image_ids`"
         return self._table.sizes[np.searchsorted(self._table.image_ids, self.image_ids)]
 
     def instances(self,
         image_ids:Iterable[int]|None=None,  # of these photos only; None: all
     )->tuple[np.ndarray, np.ndarray]:       # (N,) int64 each, photo by photo
-        "The photo and the category of everything that is no crowd"
+        "Return the photo and the category of everything that is no crowd"
         t, ids = self._table, self.image_ids if image_ids is None else image_ids
         use = ~t.crowd
-        if len(self.categories)<len(self._opened.about['categories']): use &= np.isin(t.category_ids, list(self.categories))
+        if len(self.categories)<len(self._opened.about['categories']):
+            use &= np.isin(t.category_ids, list(self.categories))
         if len(ids)<len(t.image_ids): use &= np.isin(t.owners, ids)
         return t.owners[use], t.category_ids[use]
 
     def photo(self,
         image_id:int,  # an id of this source
     )->Photo:          # path and size
-        "The path and size of a photo; `DataError` if the id is unknown"
+        "Return the path and size of a photo; raises `DataError` if the id is unknown"
         i = self._table.index(image_id)
         return Photo(int(image_id), inside(self._folder, self._table.files[i]), *self._table.sizes[i].tolist())
 
     def annotations(self,
         image_id:int,       # an id of this source
     )->list[Annotation]:    # those whose category is in the source
-        "The objects and crowds of a photo, in the order of the file"
+        "Return the objects and crowds of a photo, in the order of the file"
         t, rows = self._table, self._table.rows(image_id)
-        columns = (t.ids, t.category_ids, t.boxes, t.areas, t.crowd)
+        fields = zip(*(array[rows].tolist() for array in (t.ids, t.category_ids, t.boxes, t.areas, t.crowd)))
         return [Annotation(i, int(image_id), c, Box(*box), area, crowd)
-                for i, c, box, area, crowd in zip(*(column[rows].tolist() for column in columns)) if c in self.categories]
+                for i, c, box, area, crowd in fields if c in self.categories]
 
 class CocoInstances(_Coco):
-    "Photos with an outline around every object, as in COCO's `instances_train2017.json`"
+    "Photos with a polygon or RLE for every object, as in COCO's `instances_train2017.json`"
     def __init__(self,
         root:str|Path,              # the data folder
         split:str='train',          # which part; COCO's year may be added or not
@@ -88,12 +93,12 @@ class CocoInstances(_Coco):
         folder = find_part(root, 'photos', split, photos)
         self._open(root, path, 'instances', folder, None, skip_bad, index)
 
-    def _outline(self, row, width, height):
-        "One outline; those of an index are checked once more, for a file may rot, or be forged"
-        outline, where = self._table.outlines[row], self._opened.where
-        if where and (fault := segmentation_error(outline, width, height)):
+    def _segmentation(self, row, width, height):
+        "One segmentation; one from an index is checked once more, for a file may rot, or be forged"
+        segmentation, where = self._table.segmentations[row], self._opened.where
+        if where and (fault := segmentation_error(segmentation, width, height)):
             raise DataError(f"{where} is damaged ({fault}); delete it, and it will be made again")
-        return outline
+        return segmentation
 
     def category_mask(self,
         image_id:int,                # the photo
@@ -104,25 +109,15 @@ class CocoInstances(_Coco):
 
         Raises `DataError` if the photo or a category is unknown, `ValueError` if the box leaves the photo.
         """
-        photo, t = self.photo(image_id), self._table
-        window, rows, wanted = box_slices(box, photo.width, photo.height), t.rows(image_id), self._known(category_ids)
-        outlines = [[], []]  # of instances, of crowds
-        for row, category, crowd in zip(range(rows.start, rows.stop), t.category_ids[rows].tolist(), t.crowd[rows].tolist()):
-            if category in wanted: outlines[crowd].append(self._outline(row, photo.width, photo.height))
-        mask, ignore = (rasterize(some, photo.width, photo.height, window) for some in outlines)
-        return mask, ignore & ~mask if outlines[1] else ignore
+        (_, _, width, height), t = self.photo(image_id), self._table
+        window, rows, wanted = box_slices(box, width, height), t.rows(image_id), self._known(category_ids)
+        shapes = [[], []]  # of instances, of crowds
+        for row, category in enumerate(t.category_ids[rows].tolist(), rows.start):
+            if category in wanted: shapes[int(t.crowd[row])].append(self._segmentation(row, width, height))
+        mask, ignore = (rasterize(segmentations, width, height, window) for segmentations in shapes)
+        return mask, ignore & ~mask if shapes[1] else ignore
 
 # %% ../../nbs/sources/30_coco.ipynb #d39bebc2
-def _runs(ids):
-    "The values of an id map where they change, and how long each lasts: neighbours are mostly equal, so these are few"
-    flat = ids.ravel()
-    starts = np.r_[0, np.flatnonzero(flat[1:]!=flat[:-1])+1]
-    return flat[starts], np.diff(starts, append=flat.size)
-
-def _distinct(ids):
-    "The distinct values of an id map, ascending"
-    return np.unique(_runs(ids)[0])
-
 class CocoPanoptic(_Coco):
     "Photos in which every pixel has a segment, as in COCO's `panoptic_train2017.json` and its folder of PNG files"
     def __init__(self,
@@ -139,10 +134,10 @@ class CocoPanoptic(_Coco):
         self._maps = find_part(root, 'panoptic PNG files', split, maps)
         self._open(root, path, 'panoptic', folder, self._maps, skip_bad, index)
         self.things = frozenset(self._opened.about['things'])
-        self._keep_present(self._maps, self._opened.maps, 'photo without its segment map')
+        self._drop_missing(self._maps, self._opened.maps, 'photo without its segment map')
 
     def _ids(self, image_id):
-        "The segment map as the PNG has it, of the size of the photo, and the PNG"
+        "The segment map as in the PNG, of the size of the photo; the PNG's path"
         photo, path = self.photo(image_id), inside(self._maps, self._opened.maps[self._table.index(image_id)])
         ids = open_ids(path)
         if ids.shape!=(photo.height, photo.width):
@@ -163,15 +158,16 @@ class CocoPanoptic(_Coco):
     )->tuple[np.ndarray, list[dict]]:  # (H, W) int32 of segment ids, 0 is void; segments_info in panopticapi's terms
         """Open the segment map of a photo.
 
-        Raises `DataError` if the PNG is broken, of another size, or holds ids that the JSON does not know (void with `skip_bad`).
+        Raises `DataError` if the PNG is broken, of another size, or holds ids that the JSON does not know; with
+        `skip_bad` these become void.
         """
         (ids, path), t = self._ids(image_id), self._table
         rows = t.rows(image_id)
-        strange = self._strange(path, _distinct(ids), t.ids[rows].tolist())
+        strange = self._strange(path, distinct_ids(ids), t.ids[rows].tolist())
         if strange: ids[np.isin(ids, strange)] = 0
-        columns = zip(*(column[rows].tolist() for column in (t.ids, t.category_ids, t.areas, t.crowd)))
+        fields = zip(*(array[rows].tolist() for array in (t.ids, t.category_ids, t.areas, t.crowd)))
         return ids, [dict(id=i, category_id=c, area=area, iscrowd=int(crowd), isthing=int(c in self.things))
-                     for i, c, area, crowd in columns]
+                     for i, c, area, crowd in fields]
 
     def category_mask(self,
         image_id:int,                # the photo
@@ -180,12 +176,14 @@ class CocoPanoptic(_Coco):
     )->tuple[np.ndarray, np.ndarray]:  # mask and pixels to ignore, each (H, W) bool of the photo or of the box
         """Mark the segments of some categories; their crowds and all void pixels are ignored.
 
-        Raises `DataError` if the photo or a category is unknown, or ids in the box; `ValueError` if the box leaves the photo.
+        Raises `DataError` if the photo, a category, or an id in the box is unknown, `ValueError` if the box leaves
+        the photo.
         """
         wanted, (ids, path), t = self._known(category_ids), self._ids(image_id), self._table
         ids, rows = ids[box_slices(box, *ids.shape[::-1])], t.rows(image_id)
-        values, lengths = _runs(ids)
-        segments = list(zip(*(column[rows].tolist() for column in (t.ids, t.category_ids, t.crowd))))
-        own = {crowd: [i for i, category, c in segments if category in wanted and c==crowd] for crowd in (False, True)}
-        own[True] += [0, *self._strange(path, values, [i for i, *_ in segments])]
-        return tuple(np.repeat(np.isin(values, own[crowd]), lengths).reshape(ids.shape) for crowd in (False, True))
+        values, lengths = id_runs(ids)
+        segments = list(zip(*(array[rows].tolist() for array in (t.ids, t.category_ids, t.crowd))))
+        instances, crowds = ([i for i, category, c in segments if category in wanted and c==crowd]
+                             for crowd in (False, True))
+        ignored = [*crowds, 0, *self._strange(path, values, [i for i, *_ in segments])]
+        return tuple(np.repeat(np.isin(values, own), lengths).reshape(ids.shape) for own in (instances, ignored))

@@ -15,7 +15,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from ..core import atomic_path, DataError
 
 # %% auto #0
-__all__ = ['to_rgb', 'open_photo', 'open_reduced', 'open_ids', 'stored_size', 'write_image', 'write_ids']
+__all__ = ['to_rgb', 'open_photo', 'open_reduced', 'open_ids', 'id_runs', 'distinct_ids', 'stored_size', 'write_image',
+           'write_ids']
 
 # %% ../../nbs/sources/10_images.ipynb #507cfe1f
 def _to_8_bit(image):
@@ -127,6 +128,21 @@ def open_ids(
                         "save it as PNG in one of these")
     pixels = np.frombuffer(image.tobytes('raw', 'RGBX'), '<i4') & 0xffffff   # red, green, blue, 0
     return pixels.astype(np.int32, copy=False).reshape(image.height, image.width)
+
+# %% ../../nbs/sources/10_images.ipynb #fbf25bf9
+def id_runs(
+    ids:np.ndarray,                  # `(H, W)` whole numbers
+)->tuple[np.ndarray, np.ndarray]:    # N values, each unlike the one before, and how many pixels each lasts, row by row
+    "Find where the values of an id map change"
+    flat = ids.ravel()
+    starts = np.r_[0, np.flatnonzero(flat[1:]!=flat[:-1])+1]
+    return flat[starts], np.diff(starts, append=flat.size)
+
+def distinct_ids(
+    ids:np.ndarray,  # `(H, W)` whole numbers
+)->np.ndarray:       # ascending
+    "Find the distinct values of an id map"
+    return np.unique(id_runs(ids)[0])
 
 # %% ../../nbs/sources/10_images.ipynb #49e9e7c7
 def stored_size(

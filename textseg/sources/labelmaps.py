@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .annotations import leave_out
 from ..core import Box, DataError
+from .annotations import leave_out
+from .images import distinct_ids, open_ids, stored_size
 from .layout import find_part
-from .images import open_ids, stored_size
+from .rle import mask_box
 from .source import Annotation, BaseSource, box_slices, Photo
-from .coco import _distinct
 
 # %% auto #0
 __all__ = ['LabelMaps']
@@ -24,47 +24,56 @@ __all__ = ['LabelMaps']
 _UNLABELLED = {'unlabelled', 'unlabeled', 'void', 'ignore', 'ignored'}
 
 def _class_names(path):
+    "The names of the classes, one per line"
     try: lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').rstrip().splitlines()]
     except ValueError as error: raise DataError(f"{path} is no UTF-8 text ({error}); save it as such") from error
-    if not lines or not all(lines): raise DataError(f"{path}: a line is empty; line n, counted from 0, must name class n")
+    if not lines or not all(lines):
+        raise DataError(f"{path}: a line is empty; line n, counted from 0, must name class n")
     return lines
 
-def _region(mask, image_id, category_id):
-    "The annotation of all pixels of a category"
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = Box(*(int(v) for v in (columns[0], rows[0], columns[-1]+1, rows[-1]+1)))
-    return Annotation(category_id, image_id, category_id, box, float(mask.sum()), crowd=False)
+def _by_stem(folder):
+    "The files of a folder by their names without ending, sorted; hidden ones are left out"
+    return {p.stem: p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0]!='.'}
 
 class LabelMaps(BaseSource):
-    "Photos in `train/`, PNG files of class ids in `trainannot/`, names in `classes.txt`: the line, counted from 0, is the id"
+    "Photos in `train/`, PNG files of class ids in `trainannot/`, names in `classes.txt`: the first line is class 0"
     def __init__(self,
         root:str|Path,        # the data folder
         split:str='train',    # which part
         skip_bad:bool=False,  # leave out photos without a map, and maps without a photo, instead of raising
     ):
-        self.root = Path(root)
+        self.root, self._regions = Path(root), {}
         photos, maps = find_part(root, 'photos', split), find_part(root, 'labels', split)
         self.path = find_part(root, 'names of classes', split)
-        lines = _class_names(self.path)
+        self._set_classes(_class_names(self.path))
+        self._set_files(photos, maps, skip_bad)
+
+    def _set_classes(self, lines):
+        "Take the names of the classes; what is not labelled is ignored"
         self._ignored = [i for i, name in enumerate(lines) if name.lower() in _UNLABELLED] + [255]*(len(lines)<256)
         self._values = [*range(len(lines)), 255]
         self._set_names(self.path, {i: name for i, name in enumerate(lines) if i not in self._ignored})
 
-        left, right = ({p.stem: p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0]!='.'} for folder in (photos, maps))
-        alone = {f'{photos.name}/{s}': 'photo or label map without the other' for s in sorted(left.keys() ^ right.keys())}
-        self.skipped = leave_out(self.root, alone, skip_bad)
+    def _set_files(self, photos, maps, skip_bad):
+        "Pair the photos with the label maps of the same names"
+        left, right = _by_stem(photos), _by_stem(maps)
+        alone = sorted(left.keys() ^ right.keys())
+        faults = {f'{photos.name}/{stem}': 'photo or label map without the other' for stem in alone}
+        self.skipped = leave_out(self.root, faults, skip_bad)
         self._files = [(left[s], right[s]) for s in sorted(left.keys() & right.keys())]
-        if not self._files: raise DataError(f"{photos} and {maps} share no file names; a photo and its map must be called the same")
-        self.image_ids, self._regions = list(range(len(self._files))), {}
+        if not self._files:
+            raise DataError(f"{photos} and {maps} share no file names; a photo and its map must be called the same")
+        self.image_ids = list(range(len(self._files)))
 
     def _paths(self, image_id):
+        "The files of a photo and its label map"
         if 0<=image_id<len(self._files): return self._files[image_id]
         raise DataError(f"there is no photo with the id {image_id} in {self.root}; ids are 0 to {len(self._files)-1}")
 
     def photo(self,
         image_id:int,  # an id of this source
     )->Photo:          # path and size
-        "The path and size of a photo; the size is that of its label map"
+        "Return the path and size of a photo; the size is that of its label map"
         photo, labels = self._paths(image_id)
         return Photo(int(image_id), photo, *stored_size(labels))
 
@@ -77,18 +86,20 @@ class LabelMaps(BaseSource):
         """
         path = self._paths(image_id)[1]
         labels = open_ids(path)
-        strange = np.setdiff1d(_distinct(labels), self._values)
-        if len(strange): raise DataError(f"{path} holds the value {strange[0]}, which is no line of {self.path}; name it there")
+        unknown = np.setdiff1d(distinct_ids(labels), self._values)
+        if len(unknown):
+            raise DataError(f"{path} holds the value {unknown[0]}, which is no line of {self.path}; name it there")
         return labels
 
     def annotations(self,
         image_id:int,       # an id of this source
     )->list[Annotation]:    # those whose category is in the source
-        "One annotation for each category in a photo; the map is opened once and its boxes are remembered"
+        "Return one annotation for each category in a photo; the map is opened once and its boxes are remembered"
         if image_id not in self._regions:
             labels = self.label_map(image_id)
-            present = [c for c in _distinct(labels).tolist() if c not in self._ignored]
-            self._regions[image_id] = [_region(labels==c, int(image_id), c) for c in present]
+            masks = {c: labels==c for c in distinct_ids(labels).tolist() if c not in self._ignored}
+            self._regions[image_id] = [Annotation(c, int(image_id), c, mask_box(mask), float(mask.sum()), crowd=False)
+                                       for c, mask in masks.items()]
         return [a for a in self._regions[image_id] if a.category_id in self.categories]
 
     def category_mask(self,
