@@ -11,7 +11,8 @@ from ..core import lazy_exports
 # %% ../../nbs/masks/00_overview.ipynb #ac2d350b
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    paint=['paint', 'binary', 'projection', 'nearness', 'brightness', 'parse_color', 'GREEN', 'WHITE', 'MAGENTA'],
+    paint=['paint', 'binary', 'projection', 'nearness', 'brightness', 'target_for', 'reader_for', 'parse_color', 'GREEN',
+           'WHITE', 'MAGENTA'],
     postprocess=['to_mask', 'opening', 'closing', 'remove_small', 'fill_holes', 'clean'],
     points=['PointPrompts', 'BoxPrompts', 'PAD', 'box_prompt', 'point_prompts', 'join_prompts', 'show_prompts', 'mask_point'],
     rules=['color_mask', 'spectral_index', 'components', 'auto_prompts'],
