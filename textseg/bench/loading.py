@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 import orjson
 
-from .compare import compare, Ratio, same
+from .compare import check_equal, compare, Ratio
 
 # %% ../../nbs/bench/30_loading.ipynb #4ebc112d
 def _outline(rng, points, x, y, w, h):
@@ -123,7 +123,7 @@ def bench_index(
             path.with_name(f'{path.name}.instances.arrow').unlink(missing_ok=True)
             turns.append((_fresh(root, 'ours'), _fresh(root, 'ours'), _fresh(root, 'pycocotools')))
         for first, second, peer in turns:
-            for ours in (first, second): same(ours['masks'], peer['masks'], 'masks of 200 photos')
+            for ours in (first, second): check_equal(ours['masks'], peer['masks'], 'masks of 200 photos')
         what = f'{path.stat().st_size/1e6:.0f} MB JSON'
     def middle(side, key): return median(turn[side][key] for turn in turns)
     def ratio(name, side, key, unit, peer=None, note='pycocotools'):
@@ -268,7 +268,7 @@ def bench_cache(
         method = open_model('tiny', **recipe_for('tiny').method)
         data = TextSegmentation(open_source(write_scenes(Path(folder)/'scenes', n=photos, n_val=0), 'train'), 64, balanced=True)
         cached = cache_latents(data, method, Path(folder)/'cache', quiet=True)
-        same([cached[1, i]['text'] for i in range(photos//2)], [data[1, i].text for i in range(photos//2)], 'examples')
+        check_equal([cached[1, i]['text'] for i in range(photos//2)], [data[1, i].text for i in range(photos//2)], 'examples')
         ours, peer = _updates_from(method, cached, collate_latents, batch), _updates_from(method, data, collate, batch)
         note = 'photos, decoded and encoded in each step; the miniature in float32'
         what = f'frozen part of a step, {batch} of 64x64', f'training step, {batch} of 64x64'

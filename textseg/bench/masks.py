@@ -9,7 +9,7 @@ __all__ = ['bench_opening', 'bench_pq']
 from pathlib import Path
 
 
-from .compare import compare, Ratio, same
+from .compare import check_equal, compare, Ratio
 
 # %% ../../nbs/bench/32_masks.ipynb #960a6bfe
 def _opencv():
@@ -40,7 +40,7 @@ def bench_opening(
     peers = {'scikit-image, mask by mask': lambda: [skimage_opening(m, square) for m in arrays]}
     if cv2 := _opencv():
         peers['OpenCV, mask by mask'] = lambda: [cv2.morphologyEx(m.view(np.uint8), cv2.MORPH_OPEN, square) for m in arrays]
-    for peer in peers.values(): same(opening(masks), peer(), what)
+    for peer in peers.values(): check_equal(opening(masks), peer(), what)
     return [compare(what, lambda: opening(masks), peer, n, note) for note, peer in peers.items()]
 
 # %% ../../nbs/bench/32_masks.ipynb #4d3a6397
@@ -110,7 +110,7 @@ def bench_pq(
     pred = np.roll(gt, (5, 9), axis=(0, 1))
     def score(gt, pred): return pq_counts(gt, segments, pred, segments)
     def sort(gt, pred): return _pq_by_sorting(gt, segments, pred, segments)
-    same(*([(c, *own) for c, own in sorted(counts.items())] for counts in (score(gt, pred), sort(gt, pred))), 'PQ')
+    check_equal(*([(c, *own) for c, own in sorted(counts.items())] for counts in (score(gt, pred), sort(gt, pred))), 'PQ')
     with tempfile.TemporaryDirectory() as folder:
         true, found = Path(folder)/'true.png', Path(folder)/'found.png'
         for ids, path in ((gt, true), (pred, found)): _write_ids(ids, path)

@@ -8,7 +8,7 @@ __all__ = ['bench_decoder']
 # %% ../../nbs/bench/31_sam_decoder.ipynb #d6229a0c
 from typing import Any
 
-from .compare import compare, Ratio, same
+from .compare import check_equal, compare, Ratio
 
 # %% ../../nbs/bench/31_sam_decoder.ipynb #9d73e1dd
 def _vit_b():
@@ -73,7 +73,7 @@ def bench_decoder(
         for p in askings:
             method = SamDecoder(sam.mask_decoder, sam, askings=p)
             ours, peer = _step(method, lambda: live | dict(embedding=store['photo'][None])), _step(method, lambda: live)
-            same(abs(ours()-peer())<1e-2, True, 'loss')          # the kept one was rounded to half precision
+            check_equal(abs(ours()-peer())<1e-2, True, 'loss')          # the kept one was rounded to half precision
             found.append(compare(f'step of {named}, 1 photo, {p} question{"s"*(p>1)}', ours, peer, n, 'the same step, the photo looked at again'))
     step, look = _counted(sam)
     return [*found, Ratio(f'step of {named}, 1 question', step, look+step, 'GFLOP', (look+step)/step, 'decoder forward and backward; peer: and the image encoder; counted, not timed')]
