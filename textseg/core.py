@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ASKED_BY', 'MARKER', 'Box', 'Example', 'Trainable', 'Segmenter', 'key_seed', 'rng_for', 'generator_for', 'DataError',
-           'did_you_mean', 'atomic_path', 'write_atomic', 'new_folder', 'draw_per_sample', 'Support', 'Questions',
-           'Prediction', 'Stage', 'Method', 'Model', 'save_method', 'read_method', 'lazy_exports']
+           'did_you_mean', 'atomic_path', 'write_atomic', 'new_folder', 'draw_per_sample', 'seeds_per_sample',
+           'Support', 'Questions', 'Prediction', 'Stage', 'Method', 'Model', 'save_method', 'read_method',
+           'lazy_exports']
 
 # %% ../nbs/00_core.ipynb #7cbe64ba
 class Box(NamedTuple):
@@ -185,6 +186,15 @@ def draw_per_sample(
     if len(generator)!=n: raise ValueError(f"{n} samples need one generator, or {n} of them, got {len(generator)}")
     return torch.cat([draw(1, g) for g in generator])
 
+# %% ../nbs/00_core.ipynb #51daf977
+def seeds_per_sample(
+    n:int,                                               # samples
+    generator:torch.Generator|Sequence[torch.Generator], # one for all, or one for each
+)->list[int]:                                            # seeds in [0, 2**62), one a sample
+    "Draw a seed for every sample of a batch, for what is random in Python"
+    import torch
+    return draw_per_sample(lambda k, g: torch.randint(2**62, (k,), generator=g, device=g.device), n, generator).tolist()
+
 # %% ../nbs/00_core.ipynb #e748de55
 class Support(NamedTuple):
     "A photo that shows by its mask what to look for in another one"
@@ -224,6 +234,7 @@ class Stage(NamedTuple):
     examples:Callable    # `(source, size, seed, **options) -> Dataset`: what it learns from
     recipe:Callable      # `(model) -> dict`: default options of `train`, of `build` and of `examples` for that model
     collate:Callable|None=None  # `list of examples -> batch`; torch's own when None
+    options:frozenset=frozenset()  # further options of a `build` that takes any
 
 class Method(NamedTuple):
     "All that the rest of the package knows about a method"
@@ -239,7 +250,8 @@ class Method(NamedTuple):
 @runtime_checkable
 class Model(Protocol):
     "Something a person can ask about a photo"
-    size:int  # longer side of the photos it was made for, pixels
+    size:int        # longer side of the photos it was made for, pixels
+    method:Method   # what it belongs to
 
     def segment(self, photo:Image, questions:Questions, generator:torch.Generator)->list[Prediction]:
         "A prediction for each question, or one with a segment map; further arguments are options of the method"

@@ -30,7 +30,7 @@ from .samtext import sam_text, SamText
 from ..masks.paint import binary, brightness, GREEN
 from ..models.pipeline import TextSegPipeline
 from ..models.sam import sam_config
-from ..models.tiny import model_folder, tiny_text_encoder, use_plain_attention
+from ..models.tiny import model_folder, use_plain_attention
 from ..models.open import open_parts
 
 # %% ../../nbs/methods/90_registry.ipynb #a81779d3
@@ -55,7 +55,7 @@ def _forget(method, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         method.model = UNet2DConditionModel.from_config(method.model.config)
-        method.embed_text.text_encoder = tiny_text_encoder(method.embed_text.tokenizer)
+        method.embed_text.text_encoder = CLIPTextModel(method.embed_text.text_encoder.config)
     method.__post_init__()
 
 # %% ../../nbs/methods/90_registry.ipynb #10b50b4d
