@@ -15,7 +15,7 @@ from ..core import Box, DataError
 from .annotations import inside, leave_out, missing_files
 from .images import distinct_ids, id_runs, open_ids
 from .index import open_index
-from .layout import find_part
+from .layout import find_part, PLACES
 from .rle import rasterize, segmentation_error
 from .source import Annotation, BaseSource, box_slices, Photo
 
@@ -81,6 +81,8 @@ class _Coco(BaseSource):
 
 class CocoInstances(_Coco):
     "Photos with a polygon or RLE for every object, as in COCO's `instances_train2017.json`"
+    marks = PLACES['instances']   # by which `open_source` recognises such a folder
+
     def __init__(self,
         root:str|Path,              # the data folder
         split:str='train',          # which part; COCO's year may be added or not
@@ -120,6 +122,8 @@ class CocoInstances(_Coco):
 # %% ../../nbs/sources/30_coco.ipynb #d39bebc2
 class CocoPanoptic(_Coco):
     "Photos in which every pixel has a segment, as in COCO's `panoptic_train2017.json` and its folder of PNG files"
+    marks = PLACES['panoptic']    # by which `open_source` recognises such a folder
+
     def __init__(self,
         root:str|Path,              # the data folder
         split:str='train',          # which part; COCO's year may be added or not

@@ -13,7 +13,7 @@ import numpy as np
 from ..core import Box, DataError
 from .annotations import leave_out
 from .images import distinct_ids, open_ids, stored_size
-from .layout import find_part
+from .layout import find_part, PLACES
 from .rle import mask_box
 from .source import Annotation, BaseSource, box_slices, Photo
 
@@ -37,6 +37,8 @@ def _by_stem(folder):
 
 class LabelMaps(BaseSource):
     "Photos in `train/`, PNG files of class ids in `trainannot/`, names in `classes.txt`: the first line is class 0"
+    marks = PLACES['labels']   # by which `open_source` recognises such a folder
+
     def __init__(self,
         root:str|Path,        # the data folder
         split:str='train',    # which part
