@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['without_objects', 'novelty']
 
-# %% ../../nbs/data/33_holdout.ipynb #701b500d
+# %% ../../nbs/data/33_holdout.ipynb #5ac501b1
+from collections import Counter
 from collections.abc import Collection
 from copy import copy
 
@@ -14,7 +15,7 @@ import numpy as np
 from ..core import DataError
 from ..sources.source import Source
 
-# %% ../../nbs/data/33_holdout.ipynb #79965453
+# %% ../../nbs/data/33_holdout.ipynb #50bf2313
 def without_objects(
     source:Source,                     # photos and names
     names:Collection[str]|None=None,   # what must not be seen; the source's unseen names when None
@@ -34,7 +35,7 @@ def without_objects(
     if not chosen.image_ids: raise DataError(f"every photo of {source.root} shows something that is held out; hold out less")
     return chosen
 
-# %% ../../nbs/data/33_holdout.ipynb #3ed71acc
+# %% ../../nbs/data/33_holdout.ipynb #1ce556ff
 def novelty(
     name:str,                   # such as 'red star'
     new_words:Collection[str],  # words that training never met

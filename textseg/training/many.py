@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Course', 'train_many']
 
-# %% ../../nbs/training/35_many.ipynb #397e496b
+# %% ../../nbs/training/35_many.ipynb #2c3d8521
 import json, time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,7 +20,7 @@ from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, tid
 from .log import TrainingStopped
 from .schedules import cosine
 
-# %% ../../nbs/training/35_many.ipynb #484d65d6
+# %% ../../nbs/training/35_many.ipynb #f4468f3c
 @dataclass
 class Course:
     "One training among several: what learns, from which batches, by which numbers"
@@ -37,7 +37,7 @@ class Course:
     seed:int=0                          # decides the noise
     save_every:int=2000                 # steps between checkpoints
 
-# %% ../../nbs/training/35_many.ipynb #c18b9de4
+# %% ../../nbs/training/35_many.ipynb #2e12fc98
 class _Learner:
     "A course under way"
     def __init__(self, course, device, bf16):
@@ -98,6 +98,7 @@ class _Learner:
     def _state(self):
         "Every tensor that an update changes, by name"
         state = {f'weight {i}':w.detach() for i,w in enumerate(self.weights)} | dict(loss=self.loss)
+        state |= {f'buffer {name}':b for name,b in self.model.named_buffers()}
         state |= {f'average {i}':s for i,s in enumerate(self.shadow_params)}
         moments = enumerate(self.optimizer.state.get(w, {}) for w in self.weights)
         return state | {f'{k} {i}':v for i,kept in moments for k,v in kept.items()}
@@ -122,7 +123,7 @@ def _restore(state, before):
     "Put tensors back to what they were; what has come since becomes zero, as a fresh optimizer has it"
     for k,v in state.items(): v.copy_(before[k]) if k in before else v.zero_()
 
-# %% ../../nbs/training/35_many.ipynb #cce47658
+# %% ../../nbs/training/35_many.ipynb #5e371c9f
 def _log(learner, rows, began):
     "A line of the log; it waits for the device"
     mean = float(learner.loss)/max(1, learner.done-learner.logged)
