@@ -16,5 +16,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     schedules=['cosine', 'exponential'],
     log=['TrainingStopped'],
     loop=['train'],
+    shards=['ShardStore'],
     latentcache=['Cacheable', 'CachedLatents', 'cache_latents', 'collate_latents'],
     embeddingcache=['EmbeddingCache', 'EmbeddedPhotos', 'embed_photos'])
