@@ -57,7 +57,7 @@ def check_equal(
     """
     import numpy as np
     if np.array_equal(np.asarray(ours), np.asarray(peer)): return
-    raise ValueError(f"our {what} and the peer's differ, so their times can't be compared; find out which of the two is wrong")
+    raise ValueError(f"our {what} and the peer's differ, so their times can't be compared; find out which is wrong")
 
 # %% ../../nbs/bench/10_compare.ipynb #655545ea
 def _digits(value): return f'{value:.3g}' if value<1000 else f'{value:,.0f}'

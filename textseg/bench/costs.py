@@ -31,7 +31,8 @@ class Networks(NamedTuple):
 def stable_diffusion()->Networks:  # on the meta device
     "Build networks of Stable Diffusion's size that take no memory"
     with torch.device('meta'):
-        unet = UNet2DConditionModel(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True)
+        heads = 5, 10, 20, 20
+        unet = UNet2DConditionModel(cross_attention_dim=1024, attention_head_dim=heads, use_linear_projection=True)
         vae = AutoencoderKL(down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4,
                             block_out_channels=(128, 256, 512, 512), layers_per_block=2)
         return Networks(widen_conv_in(unet), vae, AutoencoderTiny())
@@ -79,7 +80,7 @@ def saved_tensor_bytes(
     saved, not_counted = {}, {t.untyped_storage()._cdata for t in without}
     def note(t):
         storage = t.untyped_storage()
-        if storage._cdata not in not_counted: saved[storage._cdata] = storage      # held, so that no other takes its place
+        if storage._cdata not in not_counted: saved[storage._cdata] = storage   # held: no other takes its place
         return t
     with saved_tensors_hooks(note, lambda t: t), patch.object(F, 'scaled_dot_product_attention', _fused): out = f()
     del out

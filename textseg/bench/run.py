@@ -21,7 +21,7 @@ from ..core import DataError, did_you_mean, write_atomic
 # %% ../../nbs/bench/90_run.ipynb #337e00bd
 BENCHES = {                                           # name -> module and function
     'imports':    'textseg.bench.imports:bench_imports',
-    'index':      'textseg.bench.loading:bench_index',
+    'index':      'textseg.bench.bigjson:bench_index',
     'sample':     'textseg.bench.loading:bench_sample',
     'cache':      'textseg.bench.loading:bench_cache',
     'morphology': 'textseg.bench.masks:bench_morphology',
