@@ -12,8 +12,8 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 # %% ../nbs/20_distributed.ipynb #77cf3612
-def process_state()->PartialState:  # `num_processes`, `process_index`, `is_main_process`, `wait_for_everyone()`, `device`
-    "Say which processes share this work; one alone if the program was just started"
+def process_state()->PartialState:  # `num_processes`, `process_index`, `is_main_process`, `device`, …
+    "Return which processes share this work; one alone if the program was just started"
     return PartialState(cpu=not torch.cuda.is_available())
 
 # %% ../nbs/20_distributed.ipynb #cec51eea
@@ -22,6 +22,6 @@ def weighted_mean(
     weight:Tensor,  # of each error, at least 0; of a shape that spreads to that of the errors
 )->Tensor:          # a scalar; 0 if nothing has weight
     "Average errors by their weights; processes of accelerate that share a batch share the divisor"
-    process_state()                                # joins the other processes, if there are any
-    whole = reduce(weight.detach().float().sum(), 'mean')
-    return (errors*weight).sum()/whole.clamp(min=1)
+    process_state()   # joins the other processes, if there are any
+    divisor = reduce(weight.detach().float().sum(), 'mean')
+    return (errors*weight).sum()/divisor.clamp(min=1)

@@ -7,6 +7,7 @@ __all__ = ['fingerprint']
 
 # %% ../nbs/30_fingerprint.ipynb #d865d8b2
 import inspect, json
+
 from collections.abc import Mapping
 from functools import partial
 from hashlib import blake2b
@@ -27,7 +28,7 @@ def _digest(parts):
 def _json(value): return json.dumps(value, sort_keys=True, default=str).encode()
 
 def _weights(module):
-    "The bytes of a network's configuration and weights; where it came from, and by which version, doesn't count"
+    "The bytes of a network's configuration and weights; its path and the versions of libraries don't count"
     config = getattr(module, 'config', {})
     config = config.to_dict() if hasattr(config, 'to_dict') else config
     yield _json({k:v for k,v in config.items() if not k.startswith('_') and 'version' not in k and k!='architectures'})
@@ -36,23 +37,23 @@ def _weights(module):
         yield w.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()   # bytes, as NumPy knows no bfloat16
 
 def _vocabulary(tokenizer):
-    "The bytes of what a tokenizer knows"
+    "The bytes of a tokenizer's vocabulary and settings"
     yield _json([type(tokenizer).__name__, tokenizer.model_max_length, tokenizer.special_tokens_map,
                  sorted(tokenizer.get_vocab().items())])
 
 def _function(f):
-    "Where a function is from, what it is called, and the hash of how it is written"
+    "The module and name of a function, and the hash of its source"
     name = f"{getattr(f, '__module__', '?')}.{getattr(f, '__qualname__', type(f).__name__)}"
     try:
         if '<' not in name and not inspect.ismethod(f): return f"{name} {_digest([inspect.getsource(f).encode()])}"
-    except (OSError, TypeError): pass   # no source to be had
-    raise DataError(f"{name} can't be known again in another run; cache with a function that is defined at the top of a file, "
-                    "its arguments fixed by functools.partial")
+    except (OSError, TypeError): pass   # it has no source
+    raise DataError(f"{name} can't be known again in another run; cache with a function that is defined at the top "
+                    "of a file, its arguments fixed by functools.partial")
 
 # %% ../nbs/30_fingerprint.ipynb #b975b5cc
 def fingerprint(
     thing:Any,  # a network, tokenizer, function or plain value, or a dict or list of these
-)->Any:         # JSON: a network or tokenizer becomes a hash, a function its name and a hash, a value itself
+)->Any:         # JSON: a network or tokenizer becomes a hash, a function its name and a hash, a value stays
     """Hash what a thing is, so that equal things have equal fingerprints in every run.
 
     Raises `DataError` if the thing is a function without a name, or of an unknown kind.
@@ -66,4 +67,5 @@ def fingerprint(
     if isinstance(thing, (list, tuple)): return [fingerprint(v) for v in thing]
     if callable(thing): return _function(thing)
     if isinstance(thing, (str, int, float, type(None))): return thing
-    raise DataError(f"a cache can't tell what a {type(thing).__name__} is; give it a number, a text, a network or a function")
+    raise DataError(f"a cache can't tell what a {type(thing).__name__} is; "
+                    "give it a number, a text, a network or a function")
