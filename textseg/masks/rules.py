@@ -47,8 +47,9 @@ def hsv_range(
 # %% ../../nbs/masks/31_rules.ipynb #3f1a3065
 COLOR_RANGES = dict(   # hue, saturation and value by word
     red=((340, 18), (.4, 1), (.2, 1)), orange=((18, 40), (.5, 1), (.4, 1)), yellow=((40, 68), (.4, 1), (.3, 1)),
-    green=((70, 170), (.25, 1), (.15, 1)), blue=((175, 256), (.35, 1), (.15, 1)), purple=((256, 320), (.25, 1), (.15, 1)),
-    white=((0, 360), (0, .15), (.75, 1)), grey=((0, 360), (0, .15), (.25, .75)), black=((0, 360), (0, 1), (0, .2)))
+    green=((70, 170), (.25, 1), (.15, 1)), blue=((175, 256), (.35, 1), (.15, 1)),
+    purple=((256, 320), (.25, 1), (.15, 1)), white=((0, 360), (0, .15), (.75, 1)),
+    grey=((0, 360), (0, .15), (.25, .75)), black=((0, 360), (0, 1), (0, .2)))
 
 def color_mask(
     image:Image.Image|np.ndarray,   # the photo, in any form that to_pil takes
