@@ -24,4 +24,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
     coco=['CocoInstances', 'CocoPanoptic'],
     labelmaps=['LabelMaps'],
     huggingface=['open_hub', 'load_table', 'unpack'],
+    segmentmaps=['segment_map'],
     open=['open_source', 'FORMATS'])
