@@ -13,7 +13,7 @@ ARGS ?=
 
 bin := .venv/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-facts := settings.ini setup.py constraints.txt
+facts := settings.ini setup.py pyproject.toml constraints.txt
 
 .PHONY: demo test docs docs-test app-test readme
 demo: .venv/.user

@@ -1,8 +1,8 @@
-"""All tests, each one line, and a last line that counts them.
+"""All tests, each one line, and a last line that counts them: `N passed, N failed`, and `, N skipped` where something could not run here.
 
 The checkout is only read: what exports, cleans, builds or renders works on a copy, so that a check can't hide what it finds.
 """
-import filecmp, os, shutil, subprocess, sys, tempfile, time
+import filecmp, os, re, shutil, subprocess, sys, tempfile, time
 os.environ['OMP_NUM_THREADS'] = '1'  # before any worker imports torch: two notebooks share the cores
 
 from configparser import ConfigParser
@@ -10,29 +10,37 @@ from importlib.metadata import distributions
 from pathlib import Path
 from textwrap import indent
 
+import yaml
 from fastcore.parallel import parallel
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parent.parent
-results = []
+NBDEV3_PAGES = 'sources/11_layout.ipynb', 'sources/22_jsonstream.ipynb', 'data/20_phrases.ipynb', 'evaluation/20_panoptic.ipynb'
+results, seconds_of = [], {}
 
 
-def report(name, ok, seconds, why=''):
-    "Print and remember one result"
-    print(f"{'passed' if ok else 'FAILED'} {seconds:6.1f} s  {name}", flush=True)
+class Skipped(Exception):
+    "A check that can't run here, and why"
+
+
+def report(name, result, seconds, why=''):
+    "Print one result"
+    print(f"{result} {seconds:6.1f} s  {name}", flush=True)
     if why: print(indent(why.strip(), '    '), flush=True)
-    return ok
+    return result
 
 
 def check(name, test, *args):
     "Run a check; it fails by an exception, whose text says why"
     start = time.time()
     try: test(*args)
-    except Exception as e: ok, why = False, str(e) if isinstance(e, AssertionError) else repr(e)
-    else: ok, why = True, ''
-    results.append(report(name, ok, time.time()-start, why))
+    except Skipped as e: result, why = 'skipped', str(e)
+    except Exception as e: result, why = 'FAILED', str(e) if isinstance(e, AssertionError) else repr(e)
+    else: result, why = 'passed', ''
+    seconds_of[name] = time.time()-start
+    results.append(report(name, result, seconds_of[name], why))
 
 
 def sh(*command, cwd=ROOT, path=(), **env):
@@ -57,6 +65,12 @@ def copy_checkout(target):
         (target/f).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT/f, target/f)
     return target
+
+
+def fresh(copy, before):
+    "Make a copy anew"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(before, copy)
 
 
 def same(copy, before, remedy, *places):
@@ -94,25 +108,42 @@ def test_notebook(path, **kwargs):
     start, main_module = time.time(), sys.modules['__main__']
     ok, _ = test_nb(path, **kwargs)
     sys.modules['__main__'] = main_module  # the notebook took this name, and the pool looks here for the next task
-    return report(str(path.relative_to(ROOT)), ok, time.time()-start)
+    seconds = time.time()-start
+    return report(str(path.relative_to(ROOT)), 'passed' if ok else 'FAILED', seconds), seconds
 
 
 def notebooks():
-    "Test all notebooks, two at a time"
+    "Test all notebooks, two at a time; those of the upper floors, which take longest, first"
     cfg = get_config(path=ROOT)
-    paths = sorted(Path(p).absolute() for p in nbglob(cfg.nbs_path, as_path=True))
+    floors = yaml.safe_load((ROOT/'nbs/floors.yml').read_text())['floors']
+    height = lambda path: floors.index(f) if (f := str(path.parent.relative_to(ROOT/'nbs'))) in floors else len(floors)
+    paths = sorted((Path(p).absolute() for p in nbglob(cfg.nbs_path, as_path=True)), key=lambda p: (-height(p), p))
     assert paths, 'there are no notebooks'
-    results.extend(parallel(test_notebook, paths, n_workers=2, skip_flags=cfg.tst_flags.split(), basepath=ROOT, pause=.01))
+    each = parallel(test_notebook, paths, n_workers=2, skip_flags=cfg.tst_flags.split(), basepath=ROOT, pause=.01)
+    results.extend(result for result, _ in each)
+    seconds_of.update({str(p.relative_to(ROOT)): seconds for p, (_, seconds) in zip(paths, each)})
 
 
-def walked(copy):
-    "Every page of the built site is well in a real browser, if there is one"
-    sh(sys.executable, '.ci/docs_test.py', copy/'_docs')
+def in_browser(*command):
+    "Run a test that needs a real browser; without one it is skipped"
+    out = sh(sys.executable, *command)
+    if why := re.search(r'^skipped: (.*)', out, re.M): raise Skipped(why[1])
 
 
-def clicked():
-    "The page of textseg_app works in a real browser, if there is one"
-    sh(sys.executable, '.ci/app_test.py')
+def install_nbdev3(target):
+    "The newest nbdev 3, with all it needs, in a folder of its own"
+    try: sh(sys.executable, '-m', 'pip', 'install', '--quiet', '--target', target, 'nbdev>=3,<4')
+    except AssertionError as e: raise Skipped(f"pip can't get it: {str(e).strip().splitlines()[-1]}") from e
+
+
+def newest_nbdev(copy, before, nbdev3):
+    "nbdev 3 works in a checkout, and changes nothing"
+    if not (nbdev3/'bin/nbdev-export').exists(): raise Skipped('nbdev 3 is not installed')
+    def run(command, *args): return sh(sys.executable, nbdev3/'bin'/command, *args, cwd=copy, path=[nbdev3, copy])
+    for command in ('nbdev-clean', 'nbdev-export'):
+        run(command)
+        same(copy, before, command, 'nbs', 'textseg', 'pyproject.toml', 'settings.ini')
+    for page in NBDEV3_PAGES: run('nbdev-test', copy/'nbs'/page)
 
 
 def build_wheel(copy, site):
@@ -175,19 +206,27 @@ def install_fastcore2(target):
     sh(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', target, 'fastcore>=2,<3')
 
 
+def summary():
+    "The last line"
+    skipped = results.count('skipped')
+    return f"{results.count('passed')} passed, {results.count('FAILED')} failed" + f', {skipped} skipped'*bool(skipped)
+
+
 def main():
     with tempfile.TemporaryDirectory() as d:
-        before, copy, site, two = (Path(d)/n for n in ('before', 'copy', 'site', 'fastcore2'))
+        before, copy, site, two, nbdev3 = (Path(d)/n for n in ('before', 'copy', 'site', 'fastcore2', 'nbdev3'))
         copy_checkout(before)
-        shutil.copytree(before, copy)
+        fresh(copy, before)
         check('nbdev_clean and nbdev_export change nothing', exported, copy, before)
         check('README.md and nbs/sidebar.yml are current', committed_pages, copy, before)
         check('all notebooks could be tried', notebooks)
         check('documentation builds', documented, copy)
-        check('every page of the site in a browser', walked, copy)
-        check('the page to click in a browser', clicked)
-        shutil.rmtree(copy)
-        shutil.copytree(before, copy)
+        check('every page of the site in a browser', in_browser, '.ci/docs_test.py', copy/'_docs')
+        check('the page to click in a browser', in_browser, '.ci/app_test.py')
+        fresh(copy, before)
+        check('nbdev 3 installs', install_nbdev3, nbdev3)
+        check('nbdev 3 works, and changes nothing', newest_nbdev, copy, before, nbdev3)
+        fresh(copy, before)
         check('sdist and wheel build', build_wheel, copy, site)
         check('the wheel is complete, with weights', complete, before, site)
         check('all modules import from the wheel', imports, site, '1')
@@ -197,9 +236,10 @@ def main():
             check('fastcore 2 installs', install_fastcore2, two)
             check('all modules import under fastcore 2', imports, site, '2', two)
             check('a command has --help under fastcore 2', helps, site, 'textseg_demo', two)
-    failed = results.count(False)
-    print(f'{len(results)-failed} passed, {failed} failed', flush=True)
-    sys.exit(bool(failed))
+    slowest = sorted(seconds_of.items(), key=lambda item: -item[1])
+    print('longest:', ', '.join(f'{name} {seconds:.0f} s' for name, seconds in slowest[:12]), flush=True)
+    print(summary(), flush=True)
+    sys.exit('FAILED' in results)
 
 
 if __name__=='__main__':
