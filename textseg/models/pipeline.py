@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL, AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel)
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -84,9 +85,16 @@ def _fit(image, longest, multiple):
 # %% ../../nbs/models/50_pipeline.ipynb #f363a2c2
 class _Encoded(NamedTuple):
     "A photo as the network sees it"
+    height:int            # of the photo, pixels
+    width:int             # of the photo, pixels
     photo:Tensor          # `(1, 3, h, w)`, scaled and padded
-    size:tuple[int, int]  # height and width before padding
+    size:tuple[int, int]  # height and width when scaled, before padding
     latents:Tensor        # `(1, C, h/f, w/f)`
+
+    @property
+    def scale(self):
+        "Pixels of the photo for one of the network's"
+        return max(1, max(self.height, self.width)/max(self.size))
 
 def _clean(score, scale, threshold, radius, closing_radius, min_area, fill_holes):
     "The mask of a score map `(H, W)`, where a pixel of the network is `scale` pixels wide"
@@ -99,15 +107,16 @@ def _converted(fields, output_type):
     mask, score, painted, spread = fields
     painted = painted.add(1).mul(127.5).round().byte().permute(1, 2, 0)
     mask, score, painted, spread = (x.cpu().numpy() for x in (mask, score, painted, spread))
-    return (Image.fromarray(mask), score, Image.fromarray(painted), spread) if output_type=='pil' else (mask, score, painted, spread)
+    if output_type=='pil': mask, painted = Image.fromarray(mask), Image.fromarray(painted)
+    return mask, score, painted, spread
 
-def _answer(image, encoded, drawn, read, combine, to_mask):
+def _answer(encoded, drawn, read, combine, to_mask):
     "Mask, score, painted photo and uncertainty, tensors in the size of the photo"
-    height, width = encoded.size
-    def back(x): return F.interpolate(x[:, :, :height, :width], image.shape[-2:], mode='bilinear', antialias=True)
-    score, spread = (back(x[None, None])[0, 0] for x in combine(read(drawn, encoded.photo.expand(len(drawn), -1, -1, -1))))
-    mask = to_mask(score, max(1, max(image.shape[-2:])/max(encoded.size)))
-    return mask, score, back(drawn.mean(0, keepdim=True))[0].clamp(-1, 1), spread
+    (h, w), shape = encoded.size, (encoded.height, encoded.width)
+    def back(x): return F.interpolate(x[:, :, :h, :w], shape, mode='bilinear', antialias=True)
+    scores = read(drawn, encoded.photo.expand(len(drawn), -1, -1, -1))
+    score, spread = (back(x[None, None])[0, 0] for x in combine(scores))
+    return to_mask(score, encoded.scale), score, back(drawn.mean(0, keepdim=True))[0].clamp(-1, 1), spread
 
 # %% ../../nbs/models/50_pipeline.ipynb #05a45bb4
 @dataclass
@@ -115,15 +124,16 @@ class TextSegOutput(BaseOutput):
     "What the pipeline answers, one entry for each pair of photo and text, each in the size of its photo"
     mask:list         # where the text is: `(H, W)` bool arrays or tensors, or black and white PIL images
     score:list        # how sure, `(H, W)` float32 in [0, 1]
-    painted:list      # the photo as it was redrawn, `(H, W, 3)` uint8 array, PIL image, or tensor `(3, H, W)` in [-1, 1]
+    painted:list      # the redrawn photo: `(H, W, 3)` uint8 arrays, PIL images, or tensors `(3, H, W)` in [-1, 1]
     uncertainty:list  # how far the predictions of an ensemble disagree, `(H, W)` float32; zeros for a single one
 
 # %% ../../nbs/models/50_pipeline.ipynb #c77bbfd1
 def _call_error(images, prompts, steps, members, output_type):
     "Why the arguments of a call make no sense together; None if they do"
-    if not images or not prompts: return f"there must be a photo and a text, got {len(images)} photos and {len(prompts)} texts"
+    got = f'{len(images)} photos and {len(prompts)} texts'
+    if not images or not prompts: return f"there must be a photo and a text, got {got}"
     if len(images)!=len(prompts) and 1 not in (len(images), len(prompts)):
-        return f"{len(images)} photos and {len(prompts)} texts don't pair up; give one of either, or as many of both"
+        return f"{got} don't pair up; give one of either, or as many of both"
     if members<1 or (steps is not None and steps<1):
         return f"ensemble_size and num_inference_steps must be at least 1, got {members} and {steps}"
     if output_type not in ('np', 'pt', 'pil'): return f"output_type is 'np', 'pt' or 'pil', got '{output_type}'"
@@ -131,7 +141,7 @@ def _call_error(images, prompts, steps, members, output_type):
 def _pairs(images, prompts):
     "Photo and text of each question: one of either goes with all of the other"
     n = max(len(images), len(prompts))
-    return zip(images*(n//len(images)), prompts*(n//len(prompts)), strict=True)
+    return list(zip(images*(n//len(images)), prompts*(n//len(prompts)), strict=True))
 
 # %% ../../nbs/models/50_pipeline.ipynb #90fd31a2
 class TextSegPipeline(DiffusionPipeline):
@@ -147,7 +157,7 @@ class TextSegPipeline(DiffusionPipeline):
         tokenizer:CLIPTokenizer,           # cuts the text
         scheduler:SchedulerMixin,          # the noise process
         decoder:AutoencoderTiny|None=None, # a faster way out of the latents; the VAE's own when None
-        color:Sequence[float]|None=GREEN,  # the paint it was trained with, RGB in [-1, 1]; None when it draws the mask in black and white
+        color:Sequence[float]|None=GREEN,  # its paint, RGB in [-1, 1]; None when it draws the mask in black and white
         steps:int=1,                       # denoising steps unless the call says otherwise
         resolution:int|None=None,          # longer side the photo is scaled to; the U-Net's own size when None
         zero_noise:bool=False,             # begins with zeros, as it was trained, and not with noise: one answer
@@ -155,10 +165,13 @@ class TextSegPipeline(DiffusionPipeline):
         super().__init__()
         wanted, got = 2*vae.config.latent_channels, unet.config.in_channels
         if got!=wanted and not (zero_noise and 2*got==wanted):
-            raise ValueError(f"the U-Net must take a photo's and a painted photo's latents, {wanted} channels, but it takes {got}: "
-                             "it is a generator that was not fine-tuned to segment; train it with textseg_train")
-        self.register_modules(unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler, decoder=decoder)
-        self.register_to_config(color=None if color is None else list(color), steps=steps, resolution=resolution, zero_noise=zero_noise)
+            raise ValueError(f"the U-Net must take a photo's and a painted photo's latents, {wanted} channels, but it "
+                             f"takes {got}: it is a generator that was not fine-tuned to segment; "
+                             "train it with textseg_train")
+        self.register_modules(unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler,
+                              decoder=decoder)
+        color = None if color is None else list(color)
+        self.register_to_config(color=color, steps=steps, resolution=resolution, zero_noise=zero_noise)
 
     @classmethod
     def load_config(
@@ -180,22 +193,19 @@ class TextSegPipeline(DiffusionPipeline):
             self._embedder = embedder = TextEmbedder(self.tokenizer, self.text_encoder)
         return embedder
 
-    def _encode(self, image):
-        "A photo as the network sees it"
+    def _encode(self, images):
+        "Photos as the network sees them; they may differ in size, so each is encoded alone, and once"
         longest = self.config.resolution or self.unet.config.sample_size*vae_stride(self.vae)
         multiple = vae_stride(self.vae)*2**(len(self.unet.config.block_out_channels)-1)
-        photo, size = _fit(image.to(self._execution_device), longest, multiple)
-        return _Encoded(photo, size, encode_image(self.vae, photo))
-
-    def _read(self, painted, photo):
-        "Score map of a drawn picture"
-        return reader_for(self.config.color)(painted, photo)
+        fitted = (_fit(image.to(self._execution_device), longest, multiple) for image in images)
+        return [_Encoded(*image.shape[-2:], photo, size, encode_image(self.vae, photo))
+                for image, (photo, size) in zip(images, fitted)]
 
     @torch.no_grad()
     def __call__(
         self,
-        image,                                    # photo or list of photos: PIL, array (H, W, 3) or tensor (3, H, W), uint8 or float in [0, 1]
-        prompt:str|Sequence[str],                 # what to segment, a text or several: one for each photo, or all for the one photo
+        image,                                    # PIL, array (H, W, 3), tensor (3, H, W) or list; uint8 or in [0, 1]
+        prompt:str|Sequence[str],                 # what to segment; a list: a text for each photo, or all for one
         num_inference_steps:int|None=None,        # denoising steps; as trained when None
         ensemble_size:int=1,                      # predictions to combine
         combine:Callable=mean_and_spread,         # scores `(E, H, W)` -> score and uncertainty
@@ -211,18 +221,18 @@ class TextSegPipeline(DiffusionPipeline):
     )->TextSegOutput:                             # lists with one entry for each pair of photo and text
         """Segment what a text names.
 
-        Raises `ValueError` if photos and texts don't pair up, or an argument is out of range; `DataError` if a text is empty.
+        Raises `ValueError` if photos and texts don't pair up, or an argument is out of range;
+        `DataError` if a text is empty.
         """
         images, prompts = _tensors(image), [check_text(p) for p in ([prompt] if isinstance(prompt, str) else prompt)]
-        if error := _call_error(images, prompts, num_inference_steps, ensemble_size, output_type): raise ValueError(error)
-        steps, answers = num_inference_steps or self.config.steps, []
-        to_mask = partial(_clean, threshold=threshold, radius=radius, closing_radius=closing_radius, min_area=min_area, fill_holes=fill_holes)
-        encoded = [(image, self._encode(image)) for image in images]
-        with self.progress_bar(total=max(len(images), len(prompts))) as bar:
-            for (image, seen), text in _pairs(encoded, prompts):
-                drawn = self._draw(seen.latents, text, steps, ensemble_size, generator, callback_on_step_end)
-                answers.append(_converted(_answer(image, seen, drawn, self._read, combine, to_mask), output_type))
-                bar.update()
+        error = _call_error(images, prompts, num_inference_steps, ensemble_size, output_type)
+        if error: raise ValueError(error)
+        to_mask = partial(_clean, threshold=threshold, radius=radius, closing_radius=closing_radius, min_area=min_area,
+                          fill_holes=fill_holes)
+        steps, read, answers = num_inference_steps or self.config.steps, reader_for(self.config.color), []
+        for encoded, text in self.progress_bar(_pairs(self._encode(images), prompts)):
+            drawn = self._draw(encoded.latents, text, steps, ensemble_size, generator, callback_on_step_end)
+            answers.append(_converted(_answer(encoded, drawn, read, combine, to_mask), output_type))
         self.maybe_free_model_hooks()
         fields = [list(f) for f in zip(*answers)]
         return TextSegOutput(*fields) if return_dict else tuple(fields)

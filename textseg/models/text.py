@@ -40,29 +40,36 @@ class TextEmbedder:
     )->Tensor:                # prompt embeddings, `(B, L, D)` float32
         "Embed texts, or take them from the cache"
         new = self._missing(texts)
-        with torch.autocast(self.text_encoder.device.type, enabled=False):
-            if new: self.cache.update(zip(new, self.text_encoder(self._ids(new).to(self.text_encoder.device))[0].float()))
+        if new: self.cache.update(zip(new, self._encode(new)))
         return torch.stack([self.cache[t] for t in texts])
 
     def _missing(self, texts):
-        "Distinct texts to compute; the cache is emptied if it would be too full, or another encoder, device or precision filled it"
-        distinct, encoder = list(dict.fromkeys(texts)), (self.text_encoder, self.text_encoder.device, self.text_encoder.dtype)
+        "Distinct texts to compute; the cache is emptied if it would be too full, or if another encoder filled it"
+        distinct = list(dict.fromkeys(texts))
         missing = [t for t in distinct if t not in self.cache]
+        encoder = self.text_encoder, self.text_encoder.device, self.text_encoder.dtype
         if encoder==self._cached_by and len(self.cache)+len(missing)<=self.capacity: return missing
         self.cache, self._cached_by = {}, encoder
         return distinct
+
+    def _encode(self, texts):
+        "Embeddings of texts; float32, also under autocast"
+        device = self.text_encoder.device
+        ids = self._ids(texts).to(device)
+        with torch.autocast(device.type, enabled=False): return self.text_encoder(ids)[0].float()
 
     def _ids(self, texts):
         "Token ids, all of one length; warn of a text that is too long and is cut"
         limit = self.tokenizer.model_max_length
         for t in texts:
             length = len(self.tokenizer(t).input_ids)
-            if length>limit: warnings.warn(f"'{t[:40]}…' has {length} tokens, the text encoder reads {limit}: the rest is cut off")
+            if length<=limit: continue
+            warnings.warn(f"'{t[:40]}…' has {length} tokens, the text encoder reads {limit}: the rest is cut off")
         return self.tokenizer(list(texts), padding='max_length', truncation=True, return_tensors='pt').input_ids
 
-# %% ../../nbs/models/11_text.ipynb #20212ca2
+# %% ../../nbs/models/11_text.ipynb #84c6feb2
 def prompt_embeds(
-    batch:dict,           # with `text`, a list of B texts; or with `prompt_embeds` `(B, L, D)`, when it comes from a cache
+    batch:dict,           # with `text`, a list of B texts; or from a cache, with `prompt_embeds` `(B, L, D)`
     embed_text:Callable,  # `list[str]` -> `(B, L, D)` float32
 )->Tensor:                # `(B, L, D)` float32
     "Embed the texts of a batch, unless it brings their embeddings"
