@@ -37,7 +37,7 @@ class Domain(NamedTuple):
     # pairs of colour and shape that are never painted in training
     held_out:tuple[tuple[str, str], ...] = (('red', 'star'), ('green', 'circle'), ('blue', 'triangle'),
                                             ('purple', 'square'))
-    new_words:tuple[str, ...] = ()             # words that nothing is painted by in training; then no pairs are held out
+    new_words:tuple[str, ...] = ()             # words that are never asked for in training, instead of pairs
 
 # %% ../../nbs/data/50_scenes.ipynb #2d4183cd
 EASY = Domain()
@@ -64,21 +64,26 @@ def object_classes(
     return [ObjectClass(*c) for c in product(domain.textures, COLORS, domain.shapes)]
 
 # %% ../../nbs/data/50_scenes.ipynb #7737587d
+def _is_held_out(words, domain):
+    "Tell whether a name is kept from training: by its words where words are held out, else as a pair"
+    return bool({*words} & {*domain.new_words}) if domain.new_words else words in domain.held_out
+
+def _name(domain, ids, weight, **traits):
+    "The entry of a name in the annotation files; those of a colour and a shape always say whether they are unseen"
+    words, held_out = tuple(traits.values()), _is_held_out(tuple(traits.values()), domain)
+    matching = [i for c,i in ids.items() if all(getattr(c, trait)==v for trait,v in traits.items())]
+    entry = dict(name=' '.join(words), category_ids=matching, sampling_weight=weight)
+    return entry | dict(unseen=held_out) if held_out or traits.keys()=={'color', 'shape'} else entry
+
 def names_of(
     domain:Domain,  # the world
 )->list[dict]:      # `name`, `category_ids`, `sampling_weight`, and `unseen` where the name is held out
     "List the texts that can be asked for in a world, with the categories each stands for"
-    ids, new = {c:i for i,c in enumerate(object_classes(domain), 1)}, set(domain.new_words)
-    def held_out(words): return bool(new & {*words}) if new else words in domain.held_out
-    def name(weight, **traits):
-        words = tuple(traits.values())
-        matching = [i for c,i in ids.items() if all(getattr(c, trait)==v for trait,v in traits.items())]
-        entry = dict(name=' '.join(words), category_ids=matching, sampling_weight=weight)
-        return entry | dict(unseen=True) if held_out(words) else entry
+    name = partial(_name, domain, {c:i for i,c in enumerate(object_classes(domain), 1)})
     colored = [name(2, color=c, shape=s) for c,s in product(COLORS, domain.shapes)]
     textured = [name(2.5, texture=t, shape=s) for t,s in product(domain.textures, domain.shapes)]
     alone = [name(3, shape=s) for s in domain.shapes] + [name(1, color=c) for c in COLORS]
-    return colored + textured + alone + [name(1, texture=t) for t in domain.textures if t in new]
+    return colored + textured + alone + [name(1, texture=t) for t in domain.textures if t in domain.new_words]
 
 # %% ../../nbs/data/50_scenes.ipynb #c228a69c
 def _soft_noise(rng, size, cells):
