@@ -197,6 +197,7 @@ def nearest(
     "Index the old pixel under the centre of each new one"
     return np.floor(start + (np.arange(size)+.5)*length/size).astype(int)
 
+# %% ../../nbs/data/10_crop.ipynb #f7cd3200
 def cut_mask(
     mask:np.ndarray,  # `(H, W)` bool in the frame of the photo; a segment map of ints will do as well
     box:Box,          # what to cut, the same as for the photo

@@ -81,7 +81,6 @@ def focal_dice(
     """
     return 20*focal_loss(logits, truth, known) + dice_loss(logits, truth, known)
 
-# %% ../../nbs/masks/40_losses.ipynb #331974fb
 def dice_bce(
     logits:Tensor,  # `(rows, 1, g, g)`
     truth:Tensor,   # the same shape, bool
@@ -130,7 +129,6 @@ def squared_error(
     "Square the difference of latents"
     return F.mse_loss(predicted, target, reduction='none')
 
-# %% ../../nbs/masks/40_losses.ipynb #faf100c4
 def latent_focal(
     predicted:Tensor,  # `(B, C, h, w)`
     target:Tensor,     # the same shape
