@@ -163,7 +163,7 @@ _TWO_PROCESSES = '-m', 'torch.distributed.run', '--standalone', '--nproc_per_nod
 def _train(out, scenes, *launcher, steps):
     "Run the command in a process of its own, or in several; warnings about unused parameters"
     script = Path(sysconfig.get_path('scripts'))/'textseg_train'
-    options = '--steps', steps, '--batch', 8, '--precision', 'no', '--show', 0, '--quiet'
+    options = '--steps', steps, '--batch_size', 8, '--precision', 'no', '--show_every', 0, '--quiet'
     command = [*launcher, script, '--data', scenes, '--out', out, *options]
     child = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True,
                            env=os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''))
@@ -219,7 +219,8 @@ class _BareMethod:
     "The miniature's U-Net and a loss, nothing else"
     def __init__(self):
         self.model, self.t = use_plain_attention(tiny_unet()), torch.tensor([999])
-        self.embeds = torch.randn(1, 32, 64, generator=generator_for('states'))
+        width = self.model.config.cross_attention_dim
+        self.embeds = torch.randn(1, 32, width, generator=generator_for('embeds'))
     def loss(self, batch, generator):
         "A loss that draws its noise as the methods do"
         n = len(batch)
