@@ -230,7 +230,8 @@ ASKED_BY = ('text', 'prompts', 'support', 'nothing')
 class Stage(NamedTuple):
     "One run of the loop"
     name:str             # of its folder, when a method has several stages
-    build:Callable       # `(model, seed, **options) -> Trainable`; a later stage also takes `before`, the folder of the one before
+    build:Callable       # `(model, seed, **options) -> Trainable` with a `size`; a later stage also takes `before`,
+                         # the folder that the stage before it has saved
     examples:Callable    # `(source, size, seed, **options) -> Dataset`: what it learns from
     recipe:Callable      # `(model) -> dict`: default options of `train`, of `build` and of `examples` for that model
     collate:Callable|None=None  # `list of examples -> batch`; torch's own when None
