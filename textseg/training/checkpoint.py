@@ -93,7 +93,7 @@ def load_checkpoint(
     model:nn.Module,                # takes the weights
     optimizer:Optimizer|None=None,  # takes its moments
     ema:EMAModel|None=None,         # takes the moving average
-)->dict:                            # `step`, and the facts that `save_checkpoint` was given
+)->dict:                            # `step`, and the facts that were saved
     """Read a checkpoint into a model, an optimizer and a moving average.
 
     Raises `DataError` if it does not belong to this model.
