@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/05_package.ipynb #b4725324
-from .core import lazy_exports
+from .doors import lazy_exports
 
 # %% ../nbs/05_package.ipynb #7e15762d
 __version__ = "0.1.0"

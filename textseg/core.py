@@ -5,17 +5,14 @@
 # %% ../nbs/00_core.ipynb #d9b0fcda
 from __future__ import annotations
 
-import difflib, hashlib, json, os, sys, tempfile
+import difflib, hashlib, json, os, tempfile
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
-
-import lazy_loader
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +22,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['ASKED_BY', 'MARKER', 'Box', 'Example', 'Trainable', 'Segmenter', 'key_seed', 'rng_for', 'generator_for', 'DataError',
            'did_you_mean', 'atomic_path', 'write_atomic', 'new_folder', 'draw_per_sample', 'seeds_per_sample',
-           'Support', 'Questions', 'Prediction', 'Stage', 'Method', 'Model', 'save_method', 'read_method',
-           'lazy_exports']
+           'Support', 'Questions', 'Prediction', 'Stage', 'Method', 'Model', 'save_method', 'read_method']
 
 # %% ../nbs/00_core.ipynb #7cbe64ba
 class Box(NamedTuple):
@@ -287,19 +283,3 @@ def read_method(
     except ValueError as e: raise DataError(f"{path} can't be read ({e}); it should name the method that opens the folder") from e
     if isinstance(facts, dict) and isinstance(facts.get('method'), str): return facts
     raise DataError(f"{path} names no method; it should read like {{\"method\": \"cocogold\"}}")
-
-# %% ../nbs/00_core.ipynb #12a1aef6
-class _Door(ModuleType):
-    "A package whose functions are not replaced by pages of the same name"
-    def __setattr__(self, name, value):
-        if not (isinstance(value, ModuleType) and name in self._functions): super().__setattr__(name, value)
-
-def lazy_exports(
-    package:str,        # its full name, `__name__` in its `__init__`
-    **pages:list[str],  # page -> names that can be taken from the door
-)->tuple[Callable, Callable, list[str]]:  # for `__getattr__`, `__dir__` and `__all__` of the package
-    "Let a package offer names of its modules without importing them before one is taken"
-    door = sys.modules[package]
-    door._functions = {name for page, names in pages.items() for name in names if name==page}
-    if door._functions: door.__class__ = _Door
-    return lazy_loader.attach(package, submod_attrs=pages)

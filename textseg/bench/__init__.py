@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/bench/00_overview.ipynb #1a98675e
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/bench/00_overview.ipynb #1ec8516d
 __getattr__, __dir__, __all__ = lazy_exports(

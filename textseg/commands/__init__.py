@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/commands/00_overview.ipynb #eaaca97c
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/commands/00_overview.ipynb #8a582dfa
 __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/data/00_overview.ipynb #b72e9999
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/data/00_overview.ipynb #ac820e50
 __getattr__, __dir__, __all__ = lazy_exports(

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/evaluation/00_overview.ipynb #32cab18e
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/evaluation/00_overview.ipynb #7b2c7626
 __getattr__, __dir__, __all__ = lazy_exports(

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/inference/00_overview.ipynb #3b1e2bb8
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/inference/00_overview.ipynb #2a9483c5
 __getattr__, __dir__, __all__ = lazy_exports(

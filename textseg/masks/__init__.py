@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/masks/00_overview.ipynb #6038616e
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/masks/00_overview.ipynb #ac2d350b
 __getattr__, __dir__, __all__ = lazy_exports(

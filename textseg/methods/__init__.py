@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/methods/00_overview.ipynb #5fbdda33
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/methods/00_overview.ipynb #354b319c
 __getattr__, __dir__, __all__ = lazy_exports(

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/models/00_overview.ipynb #ffab8b0d
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/models/00_overview.ipynb #dddff773
 __getattr__, __dir__, __all__ = lazy_exports(

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/recipes/00_overview.ipynb #80f0efc9
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/recipes/00_overview.ipynb #96e7c96a
 __getattr__, __dir__, __all__ = lazy_exports(

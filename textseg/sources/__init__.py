@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/sources/00_overview.ipynb #c29312ef
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/sources/00_overview.ipynb #c03a8975
 __getattr__, __dir__, __all__ = lazy_exports(

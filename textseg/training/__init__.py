@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/training/00_overview.ipynb #6a9fa66a
-from ..core import lazy_exports
+from ..doors import lazy_exports
 
 # %% ../../nbs/training/00_overview.ipynb #6e249200
 __getattr__, __dir__, __all__ = lazy_exports(
