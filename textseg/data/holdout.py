@@ -25,14 +25,17 @@ def without_objects(
     Raises `DataError` if a name is unknown or no photo is left.
     """
     names = source.unseen if names is None else names
-    if unknown := [n for n in names if n not in source.names]: raise DataError(f"'{unknown[0]}' is no name of {source.root}")
+    unknown = [n for n in names if n not in source.names]
+    if unknown: raise DataError(f"'{unknown[0]}' is no name of {source.root}")
     hidden = {c for n in names for c in source.names[n]}
     photos, categories = source.instances()
     shows = set(photos[np.isin(categories, list(hidden))].tolist())
     chosen = copy(source)
     chosen.image_ids = [i for i in source.image_ids if i not in shows]
-    chosen.skipped = source.skipped + Counter({'photo that shows what is held out': len(source.image_ids)-len(chosen.image_ids)})
-    if not chosen.image_ids: raise DataError(f"every photo of {source.root} shows something that is held out; hold out less")
+    left_out = len(source.image_ids) - len(chosen.image_ids)
+    chosen.skipped = source.skipped + Counter({'photo that shows what is held out': left_out})
+    if not chosen.image_ids:
+        raise DataError(f"every photo of {source.root} shows something that is held out; hold out less")
     return chosen
 
 # %% ../../nbs/data/33_holdout.ipynb #1ce556ff
