@@ -15,7 +15,7 @@ from json import dumps
 from fastcore.script import call_parse
 
 from .compare import bench_facts, machine, Ratio, ratio_table
-from ..commands.common import clear_errors, positional
+from ..commands.common import clear_errors, either_spelling, positional
 from ..core import DataError, did_you_mean, write_atomic
 
 # %% ../../nbs/bench/90_run.ipynb #337e00bd
@@ -92,6 +92,7 @@ def _split(names):
     return [part.strip() for text in texts for part in text.split(',') if part.strip()]
 
 @call_parse
+@either_spelling
 def textseg_bench(
     names:_Names=None,  # which benches; all if none is named
     json:str=None,      # keep ratios and machine in this file

@@ -18,7 +18,7 @@ import numpy as np
 from fastcore.script import call_parse
 from PIL import Image
 
-from .common import clear_errors
+from .common import clear_errors, either_spelling
 from ..core import DataError, generator_for, write_atomic
 from ..sources.images import open_photo, stored_size
 
@@ -248,6 +248,7 @@ def serving(
 
 # %% ../../nbs/commands/30_app.ipynb #a8822b34
 @call_parse
+@either_spelling
 def textseg_app(
     model:str='tiny-seg',    # a run, a pipeline folder, a hub id, or tiny-seg
     port:int=0,              # of this machine; 0 for any that is free

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from .common import clear_errors, quieten
+from .common import clear_errors, either_spelling, quieten
 from ..core import DataError
 
 # %% ../../nbs/commands/23_demo.ipynb #211690c3
 @call_parse
+@either_spelling
 def textseg_scenes(
     out:str,           # folder to make; it must not exist, or be empty
     n:int=4000,        # photos to train on
@@ -36,6 +37,7 @@ Pictures: {picture} (photos, truths, answers). Ask it something:
   textseg_predict {run} {photo} "star" --out mask.png"""
 
 @call_parse
+@either_spelling
 def textseg_demo(
     out:str='demo',       # folder for scenes, runs, pictures and the table
     minutes:float=8.,     # of training for each row of the table, on two cores

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from .common import clear_errors, command_source, is_main, need, quieten
+from .common import clear_errors, command_source, either_spelling, is_main, need, quieten
 from ..core import write_atomic
 
 # %% ../../nbs/commands/21_evaluate.ipynb #4401fbf6
@@ -22,6 +22,7 @@ def _kind_for(asked_by, kind, data, split):
     return kind or ('panoptic' if asked_by=='nothing' and has_panoptic else None)
 
 @call_parse
+@either_spelling
 def textseg_eval(
     model:str,            # a run, a model folder, a hub id, tiny-seg, or a SAM
     data:str='',          # data folder: COCO, or label maps; needed

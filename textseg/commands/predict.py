@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from .common import clear_errors, positional, quieten, split_commas
+from .common import clear_errors, either_spelling, positional, quieten, split_commas
 from ..core import DataError, write_atomic
 
 # %% ../../nbs/commands/22_predict.ipynb #dddc8703
@@ -61,6 +61,7 @@ def _photo_size(image):
     return (10**9, 10**9) if Path(image).is_dir() else stored_size(image)
 
 @call_parse
+@either_spelling
 def textseg_predict(
     model:str,               # a run, a model folder, a hub id, tiny-seg, or a SAM
     image:str,               # file of the photo; with --coco also a folder of photos

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from .common import clear_errors, command_source, is_main, need, quieten, split_numbers
+from .common import clear_errors, command_source, either_spelling, is_main, need, quieten, split_numbers
 
 # %% ../../nbs/commands/20_train.ipynb #24c5dc10
 @call_parse
+@either_spelling
 def textseg_train(
     data:str='',             # data folder: COCO, or label maps; needed
     out:str='',              # folder of the run, which goes on if it holds a checkpoint; needed
