@@ -201,6 +201,14 @@ def helps(site, command, *path):
     assert 'usage:' in out, out
 
 
+def spellings(site, command, option, *path):
+    "An option is read with dashes and with underscores between its words"
+    for name in (option, option.replace('-', '_')):
+        res = subprocess.run([sys.executable, site/'bin'/command, f'--{name}', '1'], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                             env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, [*path, site]))}, cwd=site)
+        assert '--data is needed' in res.stderr, f'{command} --{name} 1: {res.stderr}'
+
+
 def install_fastcore2(target):
     "What users may have, and nbdev 2.4 may not"
     sh(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', target, 'fastcore>=2,<3')
@@ -232,10 +240,12 @@ def main():
         check('all modules import from the wheel', imports, site, '1')
         check('console commands exist', commands, site)
         check('a command has --help', helps, site, 'textseg_demo')
+        check('an option with dashes or underscores', spellings, site, 'textseg_train', 'save-every')
         if sys.version_info >= (3, 11):  # so says fastcore 2
             check('fastcore 2 installs', install_fastcore2, two)
             check('all modules import under fastcore 2', imports, site, '2', two)
             check('a command has --help under fastcore 2', helps, site, 'textseg_demo', two)
+            check('an option with dashes or underscores under fastcore 2', spellings, site, 'textseg_train', 'save-every', two)
     slowest = sorted(seconds_of.items(), key=lambda item: -item[1])
     print('longest:', ', '.join(f'{name} {seconds:.0f} s' for name, seconds in slowest[:12]), flush=True)
     print(summary(), flush=True)
