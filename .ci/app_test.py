@@ -19,7 +19,7 @@ from browser import browser, listening, need_browser
 ROOT = Path(__file__).resolve().parent.parent
 CLIENTS = 20
 LIMITS = dict(megabytes=2, megapixels=4)
-START = 'from textseg.app import textseg_app\nif __name__=="__main__": textseg_app()'   # as pip writes it for a console command
+START = 'from textseg.commands.app import textseg_app\nif __name__=="__main__": textseg_app()'   # as pip writes it for a console command
 results = []
 
 
@@ -36,7 +36,7 @@ def check(name, test, *args):
 def scenes(n):
     "Photos as PNG bytes"
     from PIL import Image
-    from textseg.scenes import draw_scenes
+    from textseg.data.scenes import draw_scenes
     for scene, _ in draw_scenes(n, seed=1, stream='app_test', size=96):
         with io.BytesIO() as f:
             Image.fromarray(scene.image).save(f, 'png')
@@ -45,14 +45,15 @@ def scenes(n):
 
 def some_model(folder):
     "The segmenter that is shipped, or one that is made here"
-    from textseg.tiny import model_folder
+    from textseg.models.tiny import model_folder
     if Path(model_folder('tiny-seg')).exists(): return 'tiny-seg'
-    from textseg.coco import open_source
-    from textseg.data import TextSegmentation
-    from textseg.recipes import fine_tune
-    from textseg.scenes import write_scenes
+    from textseg.data.dataset import TextSegmentation
+    from textseg.data.scenes import write_scenes
+    from textseg.recipes.finetune import fine_tune
+    from textseg.sources.open import open_source
     write_scenes(folder/'scenes', 16, 4, seed=0, workers=1)
-    fine_tune(TextSegmentation(open_source(folder/'scenes', 'train'), size=64, seed=0, absent=.2), folder/'run', 2, quiet=True, batch_size=8)
+    examples = TextSegmentation(open_source(folder/'scenes', 'train'), size=64, seed=0, absent=.2)
+    fine_tune(examples, folder/'run', 2, quiet=True, batch_size=8)
     return str(folder/'run')
 
 
@@ -188,7 +189,7 @@ def one_client(url, photo, name, threshold):
 def many_clients(url, pipe):
     "Twenty at once, each with a photo and a name of its own: each gets the answer to its own question"
     from PIL import Image
-    from textseg.app import ask, downloads
+    from textseg.commands.app import ask, downloads
     photos, names = list(scenes(CLIENTS)), [f'{c} {s}' for c in ('red', 'green', 'blue', 'yellow') for s in ('circle', 'square', 'star', 'cross', 'triangle')]
     threshold = .2
     with ThreadPoolExecutor(CLIENTS) as pool: got = list(pool.map(lambda p, n: one_client(url, p, n, threshold), photos, names))
@@ -229,13 +230,13 @@ def main():
     import diffusers, torch, transformers
     for library in (diffusers, transformers): library.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    from textseg.opening import open_pipeline
+    from textseg.methods.registry import open_segmenter
     with tempfile.TemporaryDirectory() as d:
         before = set(Path(tempfile.gettempdir()).glob('textseg_app_*'))
         model = args.model or some_model(Path(d))
         with command(model, Path(d)) as (url, log):
             in_browser(url, next(scenes(1)), args.shots)
-            check(f'{CLIENTS} clients at once', many_clients, url, open_pipeline(model))
+            check(f'{CLIENTS} clients at once', many_clients, url, open_segmenter(model))
             check('no file outside of its folder is served', stays_inside, url)
         check('its folder is gone when it is closed', gone, before)
     failed = results.count(False)
