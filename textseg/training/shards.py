@@ -45,7 +45,7 @@ class ShardStore:
         home:str|Path,  # a folder; need not exist
     ): self.home, self._mapped = Path(home), {}
 
-    def names(self)->list[str]:
+    def names(self)->list[str]:  # sorted
         "List the shards that have both files, whole or damaged"
         return sorted(p.stem for p in self.home.glob('*.json') if p.with_suffix('.npy').exists())
 
