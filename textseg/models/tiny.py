@@ -57,7 +57,8 @@ def tiny_vae()->AutoencoderKL:  # with random weights
     "Make the autoencoder: 64 x 64 pixels to 16 x 16 latents with 8 channels"
     return AutoencoderKL(
         down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3,
-        block_out_channels=(16, 32, 32), layers_per_block=1, latent_channels=8, norm_num_groups=8, mid_block_add_attention=False, sample_size=64)
+        block_out_channels=(16, 32, 32), layers_per_block=1, latent_channels=8, norm_num_groups=8,
+        mid_block_add_attention=False, sample_size=64)
 
 # %% ../../nbs/models/20_tiny.ipynb #dce43048
 def tiny_text_encoder(
