@@ -26,7 +26,7 @@ __all__ = ['ASKED_BY', 'MARKER', 'Box', 'Example', 'Trainable', 'Segmenter', 'ke
 
 # %% ../nbs/00_core.ipynb #7cbe64ba
 class Box(NamedTuple):
-    "A rectangle in pixels of the image frame, half-open: columns `x0` up to but without `x1`, rows `y0` up to but without `y1`"
+    "A rectangle in pixels of the image frame, half-open: columns `x0` to `x1`-1, rows `y0` to `y1`-1"
     x0:float  # left edge, pixels
     y0:float  # top edge, pixels
     x1:float  # right edge, pixels
@@ -241,7 +241,7 @@ class Method(NamedTuple):
     asked_by:str                      # one of `ASKED_BY`: how it is scored, and what a person is asked for
     start:str=''                      # the model it begins with when none is named
     supports:frozenset=frozenset()    # of: 'adapters', 'checkpointing', 'cache'
-    recognizes:Callable|None=None     # `(name) -> bool`: is it in a folder (or on the hub), though no `method.json` says so?
+    recognizes:Callable|None=None     # `(name) -> bool`: is a folder without `method.json`, or a hub id, its own?
 
 # %% ../nbs/00_core.ipynb #c8b9b250
 @runtime_checkable
@@ -280,6 +280,7 @@ def read_method(
     path = Path(folder)/MARKER
     if not path.is_file(): return None
     try: facts = json.loads(path.read_bytes())
-    except ValueError as e: raise DataError(f"{path} can't be read ({e}); it should name the method that opens the folder") from e
+    except ValueError as e:
+        raise DataError(f"{path} can't be read ({e}); it should name the method that opens the folder") from e
     if isinstance(facts, dict) and isinstance(facts.get('method'), str): return facts
     raise DataError(f"{path} names no method; it should read like {{\"method\": \"cocogold\"}}")

@@ -90,7 +90,8 @@ def split_numbers(
     Raises `DataError` if they are none.
     """
     try: return [int(part) for part in str(text).split(',')]
-    except ValueError as e: raise DataError(f"--{what} is a whole number, or several with commas between; got '{text}'") from e
+    except ValueError as e:
+        raise DataError(f"--{what} is a whole number, or several with commas between; got '{text}'") from e
 
 # %% ../../nbs/commands/10_common.ipynb #d5aa292b
 def command_source(

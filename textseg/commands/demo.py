@@ -32,7 +32,7 @@ def textseg_scenes(
         print(f'{out}: {n} photos to train on, {val} to validate on')
 
 # %% ../../nbs/commands/23_demo.ipynb #c9c0b195
-_AFTER = """seen and unseen are mean IoUs, absent is the share of the photo that was painted for names that are not in it.
+_AFTER = """seen and unseen are mean IoUs; absent is the share of a photo that was painted for names that are not in it.
 Pictures: {picture} (photos, truths, answers). Ask it something:
   textseg_predict {run} {photo} "star" --out mask.png"""
 
@@ -53,7 +53,8 @@ def textseg_demo(
         from textseg.data.scenes import EASY, HARD
         from textseg.recipes.demo import demo, DEMO_ROWS
         from textseg.show import markdown_table
-        lines = demo(out, minutes, seed, tuple(DEMO_ROWS) if compare else ('tiny',), domain=HARD if hard else EASY, quiet=quiet)
+        rows = tuple(DEMO_ROWS) if compare else ('tiny',)
+        lines = demo(out, minutes, seed, rows, domain=HARD if hard else EASY, quiet=quiet)
         out = Path(out)
         print(markdown_table(lines, first='row'))
         print(_AFTER.format(picture=out/'tiny.png', run=out/'tiny', photo=out/'scenes'/'val'/'000000.jpg'))

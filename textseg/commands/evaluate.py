@@ -34,9 +34,9 @@ def textseg_eval(
     limit:int=0,          # ask only so many questions of each group, or about so many photos; 0 for all
     steps:int=None,       # denoising steps; as trained when not given
     ensemble:int=None,    # predictions to average
-    prompt:str=None,      # what a SAM is asked by: box or a number of points, of the truth, or color; box when not given
+    prompt:str=None,      # what a SAM is asked by: box or a number of points, of the truth, or color; box by default
     shots:int=None,       # photos shown to a model that is asked by support; 1 when not given
-    by:str=None,          # lines of the table: group (seen, unseen), name, size, or class (semantic mIoU); group when not given
+    by:str=None,          # lines of the table: group (seen, unseen), name, size, or class (semantic mIoU); else group
     json:str=None,        # save the rows in this file
     skip_bad:bool=False,  # leave out broken annotations and count them, and not stop at the first
     seed:int=0,           # decides squares, absent names, support and noise
@@ -51,7 +51,8 @@ def textseg_eval(
         from textseg.methods.registry import open_segmenter
         from textseg.show import markdown_table
         opened = open_segmenter(model)
-        source = command_source(data, split, names, min_side, skip_bad, _kind_for(opened.method.asked_by, kind, data, split))
+        kind = _kind_for(opened.method.asked_by, kind, data, split)
+        source = command_source(data, split, names, min_side, skip_bad, kind)
         chosen = dict(size=size, steps=steps, ensemble=ensemble, prompt=prompt, shots=shots, by=by, workers=workers)
         score = score_model(opened, source, limit=limit, seed=seed, quiet=quiet, **chosen)
         if not is_main(): return

@@ -41,19 +41,27 @@ def _save_segments(answer, photo, path, quiet):
 
 def _save_answers(answers, photo, out, painted, quiet):
     "Write whatever was answered"
-    if painted and any(a.painted is None for a in answers): raise DataError("this model answers without painting; leave out --painted")
+    if painted and any(a.painted is None for a in answers):
+        raise DataError("this model answers without painting; leave out --painted")
     for a in answers:
         if a.segments is not None: _save_segments(a, photo, out, quiet)
         else: _save_mask(a, _mask_path(out, a.name, len(answers)>1), painted, quiet)
 
 # %% ../../nbs/commands/22_predict.ipynb #67f9aca0
-_Text = positional("what to segment; several texts have commas between; nothing for a model that is asked otherwise", '?')
+_TEXT = "what to segment; several texts have commas between; nothing for a model that is asked otherwise"
+_Text = positional(_TEXT, '?')
 
 def _questions(photo_size, text, box, point, negative, support):
     "What was asked, from what was typed"
     from textseg.core import Questions
     from textseg.inference.segment import open_support, parse_prompts
-    return Questions(split_commas(text), parse_prompts(*photo_size, box, point, negative), open_support(support.split()))
+    prompts = parse_prompts(*photo_size, box, point, negative)
+    return Questions(split_commas(text), prompts, open_support(support.split()))
+
+def _check_place(image, coco):
+    "Raise if the answers about a folder would have no place"
+    if Path(image).is_dir() and not coco:
+        raise DataError(f"{image} is a folder; name a file for its results, such as --coco results.json")
 
 def _photo_size(image):
     "Width and height of a photo; without limits for a folder, whose photos may differ"
@@ -65,7 +73,7 @@ def _photo_size(image):
 def textseg_predict(
     model:str,               # a run, a model folder, a hub id, tiny-seg, or a SAM
     image:str,               # file of the photo; with --coco also a folder of photos
-    text:_Text='',           # what to segment; several texts have commas between; nothing for a model that is asked otherwise
+    text:_Text='',           # what to segment; several texts have commas between; nothing for a model asked otherwise
     out:str='mask.png',      # file of the mask, black and white; with several questions, each is put into the name
     painted:bool=False,      # save the redrawn photo too, beside the mask
     box:str='',              # ask a SAM by a box: x0,y0,x1,y1 in pixels; several have blanks between
@@ -79,21 +87,21 @@ def textseg_predict(
     closing_radius:int=0,    # of the closing, likewise; 0 leaves it out
     min_area:int=0,          # smaller regions are removed, likewise; 0 leaves it out
     fill_holes:bool=False,   # fill the holes of a mask
-    coco:str='',             # file for COCO results; masks and overlays of all photos go into a folder of its name beside it
+    coco:str='',             # file for COCO results; masks and overlays of all photos go into a folder beside it
     truth:str='',            # COCO JSON that tells the ids of photos and categories for the results
     seed:int=0,              # decides the noise
     quiet:bool=False,        # nothing on the screen
 ):
     "Segment what is asked for in one photo, or in a folder of photos"
     with clear_errors():
-        if Path(image).is_dir() and not coco: raise DataError(f"{image} is a folder; name a file for its results, such as --coco results.json")
+        _check_place(image, coco)
         size = _photo_size(image)
         quieten()
         questions = _questions(size, text, box, point, negative, support)
         from textseg.methods.registry import open_segmenter
         opened = open_segmenter(model)
-        options = dict(threshold=threshold, radius=radius, closing_radius=closing_radius, min_area=min_area, fill_holes=fill_holes,
-                       seed=seed, steps=steps, ensemble=ensemble)
+        options = dict(threshold=threshold, radius=radius, closing_radius=closing_radius, min_area=min_area,
+                       fill_holes=fill_holes, seed=seed, steps=steps, ensemble=ensemble)
         if coco: _predict_folder(opened, image, questions, coco, truth, quiet, options)
         else: _predict_photo(opened, image, questions, Path(out), painted, quiet, options)
 

@@ -18,8 +18,8 @@ from .common import clear_errors, command_source, either_spelling, is_main, need
 def textseg_train(
     data:str='',             # data folder: COCO, or label maps; needed
     out:str='',              # folder of the run, which goes on if it holds a checkpoint; needed
-    method:str='cocogold',   # cocogold, binary (black and white target), logits (no painting), sam, samtext (a SAM that reads), …
-    model:str=None,          # tiny, scratch, tiny-seg, a Stable Diffusion folder or hub id; tiny-sam or another SAM; else the method's own
+    method:str='cocogold',   # cocogold, binary (black and white), logits (unpainted), sam, samtext (a SAM that reads)
+    model:str=None,          # tiny, scratch, a Stable Diffusion folder or hub id, a SAM; the method's own by default
     steps:str='1000',        # updates of the weights; for each stage, with commas between, or one number for all
     split:str='train',       # part of the data to learn from
     kind:str=None,           # instances, panoptic or labels; the first that is there when not given
@@ -58,6 +58,8 @@ def textseg_train(
         wanted = dict(batch_size=batch_size, lr=lr, precision=precision, absent=absent, color=color, prompt=prompt,
                       one_step=one_step or None, phrases=phrases or None, balanced=None if balanced else False)
         changes = {k:v for k, v in wanted.items() if v is not None}
-        fine_tune(source, out, each, method, model or None, seed, size, source, show_every, cache or None, views, rank, checkpointing,
-                  quiet, workers=workers, accumulate=accumulate, save_every=save_every, trackers=['tensorboard']*tensorboard, **changes)
-        if is_main(): print(f'{out}: {len(source.image_ids)} photos, {steps} steps; the model is in {Path(out)/"model"}')
+        loop = dict(workers=workers, accumulate=accumulate, save_every=save_every, trackers=['tensorboard']*tensorboard)
+        fine_tune(source, out, each, method, model or None, seed, size, source, show_every, cache or None, views, rank,
+                  checkpointing, quiet, **loop, **changes)
+        if not is_main(): return
+        print(f'{out}: {len(source.image_ids)} photos, {steps} steps; the model is in {Path(out)/"model"}')

@@ -33,7 +33,7 @@ def classify(
 def class_map(
     source:Source,  # any that `segment_map` knows
     image_id:int,   # the photo
-)->tuple[np.ndarray, np.ndarray]:  # `(H, W)` int64, places in the list of categories; `(H, W)` bool, pixels to leave out
+)->tuple[np.ndarray, np.ndarray]:  # `(H, W)` int64, places in the list of categories; `(H, W)` bool, to leave out
     "Draw the true class of each pixel"
     ids, info = segment_map(source, image_id)
     place = {c:i for i, c in enumerate(source.categories)}
@@ -56,7 +56,8 @@ def _class_lines(confusion, names):
     present = np.flatnonzero(pixels)
     means = dict(iou=float(np.nanmean(ious[present])), accuracy=float(recall[present].mean()), share=1.)
     total = dict(pixel_accuracy=float(right.sum()/max(1, pixels.sum())))
-    each = {names[i]:dict(iou=float(ious[i]), accuracy=float(recall[i]), share=float(pixels[i]/pixels.sum())) for i in present}
+    share = pixels/max(1, pixels.sum())
+    each = {names[i]:dict(iou=float(ious[i]), accuracy=float(recall[i]), share=float(share[i])) for i in present}
     return dict(all=means | total) | each
 
 def evaluate_classes(
@@ -66,7 +67,7 @@ def evaluate_classes(
     limit:int=0,           # score only the first photos; 0 for all
     quiet:bool=False,      # no progress bar
 )->ClassScores:            # lines of a table, and the confusion matrix behind them
-    "Ask for all classes in every photo, and compare the winner of each pixel with the truth; several processes share the photos"
+    "Ask for all classes in every photo, and compare each pixel's winner with the truth; processes share the photos"
     state, names = process_state(), list(source.categories.values())
     size = len(names)+1
     confusion = np.zeros((size, size), np.int64)

@@ -144,7 +144,8 @@ def show_predictions(
     examples = [data[i] for i in which]
     batch = collate(examples)
     masks = _predicted_masks(predict, batch, to_mask, device, privileged, seed, 'answers', which)
-    captions = [f'{data.queries[i].group} {iou(count(m, e.mask, e.ignore)):.2f}' for i,m,e in zip(which, masks, examples)]
+    ious = [iou(count(m, e.mask, e.ignore)) for m,e in zip(masks, examples)]
+    captions = [f'{data.queries[i].group} {v:.2f}' for i,v in zip(which, ious)]
     truths = [overlay(e.image, e.mask, CYAN, .7, e.ignore) for e in examples]
     answers = [overlay(e.image, m, CYAN, .7) for e,m in zip(examples, masks)]
     rows = [[e.image for e in examples], truths, answers]

@@ -44,8 +44,8 @@ def choose_support(
     """
     others = [i for i in by_name[query.name] if i!=query.image_id]
     if len(others)<shots:
-        raise DataError(f"'{query.name}' is in {len(others)} other photos of {source.root}, but {shots} are to be shown; "
-                        "ask with fewer shots, or leave the name out")
+        raise DataError(f"'{query.name}' is in {len(others)} other photos of {source.root}, "
+                        f"but {shots} are to be shown; ask with fewer shots, or leave the name out")
     chosen = rng_for(seed, 'support', query.image_id, query.name).sample(others, shots)
     photos = [source.photo(i) for i in chosen]
     masks = [source.category_mask(i, source.names[query.name])[0] for i in chosen]
@@ -73,5 +73,6 @@ def evaluate_fewshot(
     state, by_name = process_state(), photos_by_name(source)
     asked = [q for q in queries if q.group!='absent' and len(set(by_name[q.name]) - {q.image_id})>=shots]
     share = list(enumerate(asked))[state.process_index::state.num_processes]
-    rows = [(n, _episode(segment, q, source, by_name, shots, seed)) for n, q in tqdm(share, desc='episodes', disable=quiet)]
+    bar = tqdm(share, desc='episodes', disable=quiet)
+    rows = [(n, _episode(segment, q, source, by_name, shots, seed)) for n, q in bar]
     return [row for _, row in sorted(gather_object(rows), key=lambda pair: pair[0])]

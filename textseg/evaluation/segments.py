@@ -41,6 +41,15 @@ def _line(quality):
     "The numbers of a line of a table"
     return {k:v for k,v in quality._asdict().items() if k!='categories'}
 
+def _photo_row(image_id, counts):
+    "The counts of one photo, for JSON"
+    return dict(image_id=image_id, counts={k:c._asdict() for k, c in counts.items()})
+
+def _categories(source):
+    "Categories in panopticapi's terms; things where the source doesn't say"
+    things = getattr(source, 'things', source.categories)
+    return [dict(id=i, name=n, isthing=int(i in things)) for i, n in source.categories.items()]
+
 def evaluate_segments(
     segment:Callable,    # `(photo) -> Prediction` with a segment map of the photo's size
     source:Source,       # photos and their true segment maps
@@ -57,8 +66,5 @@ def evaluate_segments(
     agnostic = any(gather_object([is_agnostic(predictions)]))
     counts = [(p.id, _counts(answer, segment_map(source, p.id), agnostic)) for p, answer in zip(share, predictions)]
     rows = sorted(gather_object(counts), key=lambda row: row[0])
-    things = getattr(source, 'things', source.categories)
-    categories = [dict(id=i, name=n, isthing=int(i in things)) for i, n in source.categories.items()]
-    table = pq_table(sum_counts(c for _, c in rows), None if agnostic else categories)
-    return SegmentScores({k:_line(q) for k, q in table.items()},
-                         [dict(image_id=i, counts={k:c._asdict() for k, c in row.items()}) for i, row in rows])
+    table = pq_table(sum_counts(c for _, c in rows), None if agnostic else _categories(source))
+    return SegmentScores({k:_line(q) for k, q in table.items()}, [_photo_row(i, row) for i, row in rows])

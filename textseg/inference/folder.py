@@ -39,7 +39,8 @@ def list_photos(
     other = leave_out and Path(leave_out).resolve()
     for at, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if f[0]!='.' and (Path(at)/f).resolve()!=other]
-        photos += [(Path(at)/f).relative_to(folder).as_posix() for f in files if f[0]!='.' and Path(f).suffix.lower() in PHOTO_SUFFIXES]
+        wanted = [f for f in files if f[0]!='.' and Path(f).suffix.lower() in PHOTO_SUFFIXES]
+        photos += [(Path(at)/f).relative_to(folder).as_posix() for f in wanted]
     if not photos: raise DataError(f"{folder} holds no photo; their names end in {', '.join(PHOTO_SUFFIXES)}")
     return sorted(photos)
 
@@ -100,15 +101,22 @@ def _networks(thing):
 
 def _settings(model):
     "Plain values and functions of a model, by name"
-    values = {k:v for k, v in vars(model).items() if isinstance(v, (str, int, float, bool, list, tuple, type(None)))}
-    return json.loads(json.dumps(values, default=str)) | {k:v.__qualname__ for k, v in vars(model).items() if hasattr(v, '__qualname__')}
+    plain = (str, int, float, bool, list, tuple, type(None))
+    values = {k:v for k, v in vars(model).items() if isinstance(v, plain)}
+    functions = {k:v.__qualname__ for k, v in vars(model).items() if hasattr(v, '__qualname__')}
+    return json.loads(json.dumps(values, default=str)) | functions
 
 def model_identity(
     model:Model,  # any
 )->dict:          # JSON
     "Describe what the answers of a model depend on: its networks and its settings"
     parts = {k:_networks(v) for k, v in vars(model).items() if not isinstance(v, nn.Module)}
-    return dict(method=model.method.name, networks=_networks(model) | {k:v for k, v in parts.items() if v}, settings=_settings(model))
+    networks = _networks(model) | {k:v for k, v in parts.items() if v}
+    return dict(method=model.method.name, networks=networks, settings=_settings(model))
+
+def _journal_facts(model, questions, pictures, options):
+    "What all answers of a folder depend on"
+    return model_identity(model) | _asked(questions) | dict(pictures=pictures, **options)
 
 def _asked(questions):
     "What was asked, as JSON"
@@ -161,8 +169,9 @@ def coco_files(
     ids:CocoIds,           # their numbers
 )->tuple[list, dict]:      # COCO results; photos and names as a COCO annotation file without annotations
     "Put the lines of a journal together"
-    results = [dict(image_id=ids.photos[line['file']], category_id=ids.categories[entry['text']], file_name=line['file'], **entry)
-               for line in lines for entry in line['found'] if entry]
+    found = [(line['file'], entry) for line in lines for entry in line['found'] if entry]
+    results = [dict(image_id=ids.photos[name], category_id=ids.categories[entry['text']], file_name=name, **entry)
+               for name, entry in found]
     sizes = [(line['file'], *line['size']) for line in lines]
     images = [dict(id=ids.photos[name], file_name=name, width=width, height=height) for name, width, height in sizes]
     categories = [dict(id=i, name=t) for t,i in ids.categories.items()]
@@ -190,6 +199,21 @@ def _write_results(out, place, lines, truth, texts):
     write_atomic(out, json.dumps(results))
     return len(results) if isinstance(results, list) else sum(len(a['segments_info']) for a in results['annotations'])
 
+def _segment_rest(model, folder, names, before, questions, journal, place, pictures, quiet, options):
+    "Ask about the photos that are not done; returns their lines"
+    lines = {}
+    for name in tqdm([n for n in names if n not in before], desc='photos', disable=quiet):
+        lines[name] = _segment_file(model, folder, name, questions, place, pictures, options)
+        journal.add(lines[name])
+    return lines
+
+def _places(folder, out):
+    "The folder of the photos, that of everything else, and the photos' names"
+    if out.suffix!='.json': raise DataError(f"results are written as JSON, so name a .json file, not {out}")
+    place = out.with_suffix('')
+    names = list_photos(folder, place)
+    return folder.parent if folder.is_file() else folder, place, names
+
 def predict_folder(
     model:Model,               # any that `open_segmenter` gives
     folder:str|Path,           # of photos, subfolders too; or a single photo
@@ -205,19 +229,13 @@ def predict_folder(
     Raises `DataError` if there is no photo, the model is not asked that way, the truth lacks a photo or a name, or the
     earlier run was asked otherwise.
     """
-    folder, out, options = Path(folder), Path(out), {k:v for k, v in options.items() if v is not None}
-    if out.suffix!='.json': raise DataError(f"results are written as JSON, so name a .json file, not {out}")
+    out, options = Path(out), {k:v for k, v in options.items() if v is not None}
+    folder, place, names = _places(Path(folder), out)
     questions = check_questions(model.method, questions._replace(texts=list(dict.fromkeys(questions.texts))))
-    place, names = out.with_suffix(''), list_photos(folder, out.with_suffix(''))
-    if folder.is_file(): folder = folder.parent
     if truth: coco_ids(names, questions.texts, truth)             # before the work, not after
-    journal = Journal(place/'journal.jsonl', model_identity(model) | _asked(questions) | dict(pictures=pictures, **options))
-    done = _done_before(journal, folder, names)
-    before, bad = len(done), {}
-    for name in tqdm([n for n in names if n not in done], desc='photos', disable=quiet):
-        line = _segment_file(model, folder, name, questions, place, pictures, options)
-        journal.add(line)
-        if 'error' in line: bad[name] = line['error']
-        else: done[name] = line
-    masks = _write_results(out, place, [done[n] for n in names if n in done], truth, questions.texts)
-    return Report(out, len(names), before, masks, bad)
+    journal = Journal(place/'journal.jsonl', _journal_facts(model, questions, pictures, options))
+    before = _done_before(journal, folder, names)
+    lines = before | _segment_rest(model, folder, names, before, questions, journal, place, pictures, quiet, options)
+    bad = {n:line['error'] for n, line in lines.items() if 'error' in line}
+    good = [lines[n] for n in names if n not in bad]
+    return Report(out, len(names), len(before), _write_results(out, place, good, truth, questions.texts), bad)

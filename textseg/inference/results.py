@@ -27,7 +27,8 @@ def coco_result(
 
     Raises `ValueError` if mask and score differ in size.
     """
-    if mask.shape!=score.shape: raise ValueError(f"mask and score must be of one size, got {mask.shape} and {score.shape}")
+    if mask.shape!=score.shape:
+        raise ValueError(f"mask and score must be of one size, got {mask.shape} and {score.shape}")
     if not mask.any(): return None
     runs = to_rle(mask)
     return dict(facts, segmentation=runs, bbox=rle.toBbox(runs).tolist(), score=round(float(score[mask].mean()), 5))
@@ -36,8 +37,8 @@ def coco_result(
 def _segment_entry(segments, segment):
     "A segment with its area and box, in COCO's terms"
     mask = segments==segment['id']
-    facts = dict(iscrowd=0, category_id=segment.get('category_id', 1)) | {k:v for k, v in segment.items() if k!='category_id'}
-    return facts | dict(area=int(mask.sum()), bbox=[int(v) for v in rle.toBbox(rle.encode(np.asfortranarray(mask, np.uint8)))])
+    box = rle.toBbox(rle.encode(np.asfortranarray(mask, np.uint8)))
+    return dict(iscrowd=0, category_id=1) | segment | dict(area=int(mask.sum()), bbox=[int(v) for v in box])
 
 def panoptic_annotation(
     answer:Prediction,  # with a segment map

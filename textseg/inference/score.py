@@ -63,8 +63,9 @@ def _by_text(model, source, size=None, limit=0, by='group', steps=None, ensemble
     _check_by(by, (*_BY, 'class'))
     if by=='class': return _classes(model, source, limit, seed, quiet, dict(steps=steps, ensemble=ensemble))
     options = check_options(model.predict, model.method.name, steps=steps, ensemble=ensemble)
+    predict = partial(model.predict, **options)
     data = QuerySet(source, _queries(source, limit, seed), size or model.size, seed)
-    rows = evaluate(partial(model.predict, **options), data, seed=seed, device=device_of(model), workers=workers, quiet=quiet)
+    rows = evaluate(predict, data, seed=seed, device=device_of(model), workers=workers, quiet=quiet)
     return Score(_lines(rows, by), by, to_json(rows))
 
 # %% ../../nbs/inference/40_score.ipynb #da03973f
@@ -74,8 +75,8 @@ def _by_prompts(model, source, size=None, limit=0, by='group', prompt='box', see
     prompted = model.prompted_by(prompt)
     queries = [q for q in _queries(source, limit, seed) if q.group!='absent']
     data = QuerySet(source, queries, size or model.size, seed)
-    rows = evaluate(prompted.predict, data, seed=seed, device=device_of(model), privileged=prompted.privileged, workers=workers,
-                    quiet=quiet)
+    how = dict(seed=seed, device=device_of(model), workers=workers, quiet=quiet)
+    rows = evaluate(prompted.predict, data, privileged=prompted.privileged, **how)
     return Score(_lines(rows, by, prompted.source), by, dict(to_json(rows), prompt=prompted.source))
 
 # %% ../../nbs/inference/40_score.ipynb #fdaa5ff3
@@ -109,7 +110,8 @@ def score_model(
     scorer = SCORERS[model.method.asked_by]
     chosen = {k:v for k, v in options.items() if v is not None}
     for option in chosen.keys() - signature(scorer).parameters.keys():
-        raise DataError(f"a {model.method.name} model is asked by {model.method.asked_by} and scored without {option}; leave it out")
+        raise DataError(f"a {model.method.name} model is asked by {model.method.asked_by} and scored without {option}; "
+                        "leave it out")
     return scorer(model, source, **chosen)
 
 # %% ../../nbs/inference/40_score.ipynb #1dc0010f
@@ -126,13 +128,15 @@ def _show_prompts(model, source, each):
     return _show_queries(model, source, each, prompted.predict, prompted.privileged)
 
 def _show_support(model, source, each):
-    by_name, columns = photos_by_name(source), []
+    by_name = photos_by_name(source)
     queries = [q for q in sample_queries(source, each) if q.group!='absent' and set(by_name[q.name]) - {q.image_id}]
-    for q in queries:
-        shown, = choose_support(q, source, by_name)
+    def column(q):
+        support = choose_support(q, source, by_name)
         photo = open_photo(source.photo(q.image_id).path)
-        columns.append((overlay(shown.photo, shown.mask), photo, show_answers(photo, segment_photo(model, photo, Questions(support=[shown])))))
-    return grid([list(row) for row in zip(*columns)], captions=[[q.name for q in queries], [None]*len(queries), [None]*len(queries)], cell=96)
+        answers = segment_photo(model, photo, Questions(support=support))
+        return overlay(support[0].photo, support[0].mask), photo, show_answers(photo, answers)
+    rows, empty = [list(row) for row in zip(*map(column, queries))], [None]*len(queries)
+    return grid(rows, captions=[[q.name for q in queries], empty, empty], cell=96)
 
 def _show_nothing(model, source, each):
     photos = [open_photo(source.photo(i).path) for i in source.image_ids[:2*each]]

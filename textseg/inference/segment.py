@@ -33,8 +33,8 @@ def _check_inside(boxes, width, height):
     "Raise unless all boxes hold something, and are in the photo"
     for x0, y0, x1, y1 in boxes:
         if 0<=x0<x1<=width and 0<=y0<y1<=height: continue
-        raise DataError(f"nothing can be asked at {x0:g},{y0:g} to {x1:g},{y1:g}: the photo has {width}x{height} pixels, "
-                        "and a box goes from left to right and down")
+        raise DataError(f"nothing can be asked at {x0:g},{y0:g} to {x1:g},{y1:g}: "
+                        f"the photo has {width}x{height} pixels, and a box goes from left to right and down")
 
 def parse_prompts(
     width:int,        # of the photo, pixels
@@ -72,7 +72,8 @@ def open_support(
         if not path: raise DataError(f"a support photo needs its mask, as in PHOTO:MASK, got '{pair}'")
         shown, ids = open_photo(path), open_ids(mask)
         if ids.shape!=shown.size[::-1]:
-            raise DataError(f"{mask} is {ids.shape[1]}x{ids.shape[0]}, but {path} is {shown.width}x{shown.height}; give the mask of that photo")
+            raise DataError(f"{mask} is {ids.shape[1]}x{ids.shape[0]}, but {path} is {shown.width}x{shown.height}; "
+                            "give the mask of that photo")
         support.append(Support(shown, _as_mask(ids)))
     return support
 
@@ -146,9 +147,10 @@ def segment_photo(
     questions = check_questions(model.method, questions)
     options = check_options(model.segment, model.method.name, **options)
     answers = model.segment(photo, questions, generator_for(seed, 'predict', *key), **options)
+    how = dict(threshold=threshold, radius=radius, closing_radius=closing_radius, min_area=min_area,
+               fill_holes=fill_holes)
     scale = max(photo.size)/model.size
-    return [a if a.score is None else
-            replace(a, mask=clean_scaled(a.score, scale, threshold, radius, closing_radius, min_area, fill_holes)) for a in answers]
+    return [a if a.score is None else replace(a, mask=clean_scaled(a.score, scale, **how)) for a in answers]
 
 # %% ../../nbs/inference/10_segment.ipynb #847cfb28
 def show_answers(

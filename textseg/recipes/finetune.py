@@ -29,7 +29,8 @@ from ..training.latentcache import cache_latents, collate_latents, data_facts
 from ..training.loop import train
 
 # %% ../../nbs/recipes/10_finetune.ipynb #bf6d0e08
-_LOOP = frozenset(signature(train).parameters) - {'method', 'data', 'out', 'steps', 'seed', 'collate', 'on_step', 'quiet'}
+_FIXED = {'method', 'data', 'out', 'steps', 'seed', 'collate', 'on_step', 'quiet'}
+_LOOP = frozenset(signature(train).parameters) - _FIXED
 _GIVEN = frozenset({'model', 'seed', 'before', 'source', 'size'})     # what every stage gets anyway
 
 def _names(f):
@@ -61,7 +62,8 @@ def check_changes(
     Raises `DataError` if none does.
     """
     known = set(_LOOP).union(*(_names(s.build) | s.options | _names(s.examples) for s in method.stages))
-    for name in changes.keys() - known: raise DataError(f"{method.name} takes no option {name}: {did_you_mean(name, known)}")
+    for name in changes.keys() - known:
+        raise DataError(f"{method.name} takes no option {name}: {did_you_mean(name, known)}")
 
 # %% ../../nbs/recipes/10_finetune.ipynb #bf6d0e11
 _NEEDS = dict(rank='adapters', checkpointing='checkpointing', cache='cache')
@@ -131,7 +133,8 @@ class _Run(NamedTuple):
 
 def _examples(run, stage, options, data, learner):
     "The data set of a stage, cached if wanted, and what makes batches of its items"
-    if not isinstance(data, Dataset): data = stage.examples(data, run.size or learner.size, run.seed, **options.examples)
+    size = run.size or learner.size
+    if not isinstance(data, Dataset): data = stage.examples(data, size, run.seed, **options.examples)
     if not run.cache: return data, stage.collate
     workers = options.loop.get('workers', 0)
     return cache_latents(data, learner, run.cache, run.views, workers=workers, quiet=run.quiet), collate_latents
@@ -160,7 +163,7 @@ def _steps_of(method, steps):
     return each
 
 def fine_tune(
-    data:Source|Dataset,       # what to learn from: a source, of which each stage makes its examples; or a ready data set
+    data:Source|Dataset,       # a source, of which each stage makes its examples; or a ready data set
     out:str|Path,              # folder of the run; a run that was stopped goes on
     steps:int|Sequence[int],   # updates; of each stage, or one number for all
     method:str|Method='cocogold',  # a word of the registry, or a method
