@@ -7,8 +7,8 @@ __all__ = ['TRAITS', 'NONE', 'FAULTS', 'trait_labels', 'true_picture', 'false_pi
            'through_vae', 'Ruler', 'make_ruler', 'save_ruler', 'open_ruler', 'ruler_accuracy', 'Drawn', 'draw_pictures',
            'measure_obedience', 'obedience_table']
 
-# %% ../../nbs/evaluation/50_obedience.ipynb #9fea69b7
-from collections.abc import Callable, Sequence
+# %% ../../nbs/evaluation/50_obedience.ipynb #3226e9be
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +33,7 @@ from ..models.vae import decode_latents, encode_image
 from ..training.schedules import cosine
 from ..training.many import Course, train_many
 
-# %% ../../nbs/evaluation/50_obedience.ipynb #11937239
+# %% ../../nbs/evaluation/50_obedience.ipynb #4405b58d
 TRAITS = dict(texture=TEXTURES, color=tuple(COLORS), shape=SHAPES)   # in the order of `ObjectClass`
 NONE = 0
 
@@ -43,7 +43,7 @@ def trait_labels(
     "Number the traits of an object"
     return [words.index(word)+1 for words, word in zip(TRAITS.values(), traits)]
 
-# %% ../../nbs/evaluation/50_obedience.ipynb #b6b798ab
+# %% ../../nbs/evaluation/50_obedience.ipynb #0689f01b
 _ALONE = HARD._replace(objects=(1, 1), radius=(.14, .42))
 
 def true_picture(
@@ -54,7 +54,7 @@ def true_picture(
     scene = draw_scene(rng, size, _ALONE)
     return scene.image, trait_labels(scene.object_classes[0])
 
-# %% ../../nbs/evaluation/50_obedience.ipynb #1be3a8e9
+# %% ../../nbs/evaluation/50_obedience.ipynb #ef57c7eb
 def _blob(rng, u, v):
     "Depth inside a circle with a wavy border, in radii"
     k, angle = np.arange(2, 6)[:, None, None], np.arctan2(v, u)
@@ -116,7 +116,7 @@ def false_picture(
     fault = fault or str(rng.choice(list(FAULTS), p=[share for share, _ in FAULTS.values()]))
     return FAULTS[fault][1](rng, size, fault)
 
-# %% ../../nbs/evaluation/50_obedience.ipynb #52a11cdb
+# %% ../../nbs/evaluation/50_obedience.ipynb #1fbf21e9
 def _picture_chunk(chunk, n, seed, stream, false):
     "A chunk of pictures `(n, S, S, 3)` uint8 and labels `(n, 3)`"
     made = []
@@ -156,7 +156,7 @@ def through_vae(
     "Send pictures through a VAE and back"
     return torch.cat([_as_images(decode_latents(vae, encode_image(vae, _as_photos(b)))) for b in images.split(batch_size)])
 
-# %% ../../nbs/evaluation/50_obedience.ipynb #a349f4ab
+# %% ../../nbs/evaluation/50_obedience.ipynb #0e35a936
 def _convolution(before, after, stride):
     return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
 
@@ -191,7 +191,7 @@ class Ruler(nn.Module):
         answers = [[scores.argmax(1) for scores in self(_as_photos(b.to(device)))] for b in images.split(batch_size)]
         return torch.cat([torch.stack(a, 1) for a in answers]).cpu()
 
-# %% ../../nbs/evaluation/50_obedience.ipynb #ae0fb5e0
+# %% ../../nbs/evaluation/50_obedience.ipynb #86824a1c
 @dataclass
 class _Reading:
     "Teach a ruler: a `Trainable`"
@@ -237,7 +237,7 @@ def make_ruler(
         torch.manual_seed(seed)
         ruler = Ruler()
     course = Course(_Reading(ruler), _Turned(views, labels, batch_size, seed), steps, Path(out), 4e-3, cosine(300),
-                    weight_decay=.02, seed=seed, save_every=1000)
+                    weight_decay=.02, seed=seed, save_every=1000, autocast=True)
     train_many([course], device)
     return ruler
 
@@ -260,7 +260,7 @@ def open_ruler(
     ruler.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in weights.items()})
     return ruler.eval()
 
-# %% ../../nbs/evaluation/50_obedience.ipynb #dbc44955
+# %% ../../nbs/evaluation/50_obedience.ipynb #e9f0dfd6
 def ruler_accuracy(
     ruler:Ruler,              # trained
     vae:AutoencoderKL,        # of the generator
@@ -274,7 +274,7 @@ def ruler_accuracy(
     found = {kind:ruler.read(images)==(false if kind=='false' else true).labels for kind, images in pictures.items()}
     return {kind:dict(zip(TRAITS, right.float().mean(0).tolist())) for kind, right in found.items()}
 
-# %% ../../nbs/evaluation/50_obedience.ipynb #5780a0fa
+# %% ../../nbs/evaluation/50_obedience.ipynb #99937e6d
 class Drawn(NamedTuple):
     "One picture of a generator"
     asked:ObjectClass  # what its caption said

@@ -4,12 +4,16 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'hold_out', 'LatentQuestions', 'encode_questions', 'plan_batches', 'PlannedBatches', 'start_from',
-           'paint_known', 'Examples', 'summarize', 'new_words', 'new_words_table']
+           'fresh_copy', 'paint_known', 'Decoded', 'decode_queries', 'choose_queries', 'answer', 'summarize',
+           'new_words', 'new_words_table']
 
-# %% ../../nbs/recipes/40_new_words.ipynb #4e65a2d8
-import json
+# %% ../../nbs/recipes/40_new_words.ipynb #97847d76
+import json, time
 from collections.abc import Iterable, Sequence
-from copy import copy
+from concurrent.futures import ProcessPoolExecutor
+from copy import copy, deepcopy
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -21,37 +25,38 @@ from torch.utils.data import DataLoader
 from transformers import CLIPTextModel
 from diffusers import UNet2DConditionModel
 
-from ..core import write_atomic
+from ..core import generator_for, write_atomic
 from ..data.dataset import TextSegmentation, Vocabulary, collate
 from ..data.holdout import novelty, without_objects
 from ..data.queries import Query, QuerySet, all_queries
-from ..data.scenes import EASY, names_of, write_scenes
-from ..evaluation.evaluate import QueryResult, evaluate, summaries
-from ..evaluation.metrics import count
+from ..data.scenes import EASY, Domain, names_of
+from ..evaluation.evaluate import QueryResult, summaries
+from ..evaluation.metrics import PixelCounts, count
+from ..masks.postprocess import clean
 from ..methods.cocogold import Cocogold, cocogold
 from ..models.text import TextEmbedder
-from ..models.tiny import use_plain_attention
 from ..sources.open import open_source
 from ..sources.source import Source
 from ..training.defaults import TINY
 from ..training.many import Course, train_many
 from ..training.sampler import EpochBatchSampler
 
-# %% ../../nbs/recipes/40_new_words.ipynb #e5b8e078
-CHOICES = (('star', 'purple'), ('triangle', 'blue'), ('square', 'green'), ('circle', 'red'), ('striped',), ('plain',))
+# %% ../../nbs/recipes/40_new_words.ipynb #578b58fd
+CHOICES = (('star', 'purple'), ('triangle', 'blue'), ('striped',), ('plain',), ('square', 'green'), ('circle', 'red'))
 
 def hold_out(
     source:Source,        # scenes
     words:Sequence[str],  # what nobody may paint; the pairs of the world when there are none
+    domain:Domain=EASY,   # the world of the scenes
 )->Source:                # the same photos under the names of that world
     "Give scenes the names of a world in which some words are new"
-    entries, chosen = names_of(EASY._replace(new_words=tuple(words))), copy(source)
+    entries, chosen = names_of(domain._replace(new_words=tuple(words))), copy(source)
     chosen.names = {e['name']:tuple(e['category_ids']) for e in entries}
     chosen.sampling_weight = {e['name']:float(e['sampling_weight']) for e in entries}
     chosen.unseen = tuple(e['name'] for e in entries if e.get('unseen'))
     return chosen
 
-# %% ../../nbs/recipes/40_new_words.ipynb #5ce09366
+# %% ../../nbs/recipes/40_new_words.ipynb #a0f76582
 class LatentQuestions(NamedTuple):
     "All that can be asked of some photos, encoded"
     photo:Tensor        # `(2, n, C, h, w)` float16; mirrored ones second
@@ -72,7 +77,8 @@ def encode_questions(
     names, ids = Vocabulary(everything, list(everything.names), held_out=()), source.image_ids
     queries = [Query(i, n, 'seen') for i in ids for n in names.in_photo(i)]
     device, parts = method.vae.device, []
-    for batch in DataLoader(QuerySet(everything, queries, method.size), batch_size, collate_fn=collate, num_workers=workers):
+    data = QuerySet(everything, queries, method.size)
+    for batch in DataLoader(data, batch_size, collate_fn=collate, num_workers=workers):
         tensors = {k:batch[k].to(device) for k in ('image', 'mask', 'ignore')}
         ways = [method.encode_batch(t) for t in (tensors, {k:v.flip(-1) for k,v in tensors.items()})]
         parts.append({k:torch.stack([w[k] for w in ways]) for k in ('photo', 'painted', 'target_mask')})
@@ -84,7 +90,7 @@ def encode_questions(
                            {i:k for k,i in enumerate(ids)},
                            {(q.image_id, q.name):len(ids)+k for k,q in enumerate(queries)})
 
-# %% ../../nbs/recipes/40_new_words.ipynb #a5e72423
+# %% ../../nbs/recipes/40_new_words.ipynb #9d83d574
 def plan_batches(
     data:TextSegmentation,      # decides what is asked
     questions:LatentQuestions,  # of its photos
@@ -97,10 +103,10 @@ def plan_batches(
     name_place, rows = {n:k for k,n in enumerate(names)}, []
     for batch in EpochBatchSampler(len(data), batch_size, steps, seed):
         for at in batch:
-            draw = data.draw(at)
-            photo = questions.place[draw.image_id]
-            painted = questions.row.get((draw.image_id, draw.name), photo)     # absent: nothing is painted
-            rows.append((photo, painted, name_place[draw.name], int(draw.flip)))
+            choice = data.choose(at)
+            photo = questions.place[choice.image_id]
+            painted = questions.row.get((choice.image_id, choice.name), photo)     # absent: nothing is painted
+            rows.append((photo, painted, name_place[choice.name], int(choice.flip)))
     return torch.tensor(rows).view(steps, batch_size, 4)
 
 class PlannedBatches:
@@ -122,27 +128,32 @@ class PlannedBatches:
         photo, painted, name, flip = self.plan[step].unbind(1)
         target_mask = self.questions.target_mask[flip, painted]
         return dict(photo=self.questions.photo[flip, photo], painted=self.questions.painted[flip, painted],
-                    target_mask=target_mask, ignore_mask=torch.zeros_like(target_mask), prompt_embeds=self.prompt_embeds[name])
+                    target_mask=target_mask, ignore_mask=torch.zeros_like(target_mask),
+                    prompt_embeds=self.prompt_embeds[name])
 
-# %% ../../nbs/recipes/40_new_words.ipynb #11ffa371
+# %% ../../nbs/recipes/40_new_words.ipynb #735d4b7c
 def start_from(
     generator:str|Path,  # a folder or a short name
-    forget:bool=False,   # random weights instead
-    seed:int=0,          # decides them
 )->Cocogold:             # ready to learn, by the numbers of the miniature
     "Build a segmenter around a generator"
-    method = cocogold(generator, steps_for=TINY['steps_for'], paint_weight=TINY['paint_weight'])
-    if not forget: return method
+    return cocogold(generator, steps_for=TINY['steps_for'], paint_weight=TINY['paint_weight'])
+
+def fresh_copy(
+    method:Cocogold,    # as it starts
+    forget:bool=False,  # random weights instead of its own
+    seed:int=0,         # decides them
+)->Cocogold:            # with a U-Net of its own; of the same VAE
+    "Copy what learns"
+    if not forget: return replace(method, model=deepcopy(method.model))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        method.model = UNet2DConditionModel.from_config(method.model.config)
+        unet = UNet2DConditionModel.from_config(method.model.config)
         text_encoder = CLIPTextModel(method.embed_text.text_encoder.config)
-    if not torch.cuda.is_available(): use_plain_attention(method.model)
-    method.embed_text = TextEmbedder(method.embed_text.tokenizer, text_encoder)
-    method.__post_init__()
-    return method
+    unet.set_attn_processor(next(iter(method.model.attn_processors.values())))
+    embed_text = TextEmbedder(method.embed_text.tokenizer, text_encoder)
+    return replace(method, model=unet, embed_text=embed_text).to(method.vae.device)
 
-# %% ../../nbs/recipes/40_new_words.ipynb #bd37878b
+# %% ../../nbs/recipes/40_new_words.ipynb #5bb88f3a
 def paint_known(
     source:Source,             # photos, and names of which some are unseen
     queries:Sequence[Query],   # what is asked
@@ -158,16 +169,58 @@ def paint_known(
                                 int((~ignore).sum())))
     return rows
 
-# %% ../../nbs/recipes/40_new_words.ipynb #bd9f4d7f
-class Examples(list):
-    "The examples of a query set, decoded once; `evaluate` takes it for the set"
-    def __init__(
-        self,
-        data:QuerySet,  # the questions
-        workers:int=0,  # processes that decode
-    ):
-        super().__init__(e for some in DataLoader(data, 256, collate_fn=list, num_workers=workers) for e in some)
-        self.source, self.queries = data.source, data.queries
+# %% ../../nbs/recipes/40_new_words.ipynb #140c35f3
+class Decoded(NamedTuple):
+    "Questions and their examples, on the device that answers"
+    queries:list[Query]
+    image:Tensor            # `(q, 3, S, S)` in [-1, 1]
+    mask:np.ndarray         # what is right, `(q, S, S)` bool
+    ignore:np.ndarray       # pixels that don't count, `(q, S, S)` bool
+
+def decode_queries(
+    source:Source,            # the photos, and all names that are asked for
+    queries:Iterable[Query],  # what is asked; each photo and name is decoded once
+    device:str='cpu',         # where the photos stay
+    size:int=64,              # side, pixels
+    workers:int=0,            # processes that decode
+)->Decoded:                   # one for each photo and name
+    "Decode the examples of questions"
+    queries = list({(q.image_id, q.name):q for q in queries}.values())
+    batches = [*DataLoader(QuerySet(source, queries, size), 256, collate_fn=collate, num_workers=workers)]
+    image, mask, ignore = (torch.cat([b[k] for b in batches]) for k in ('image', 'mask', 'ignore'))
+    return Decoded(queries, image.to(device), mask.numpy(), ignore.numpy())
+
+def choose_queries(
+    decoded:Decoded,          # among others of
+    queries:Sequence[Query],  # these
+)->Decoded:                   # in their order and with their groups
+    "Take some questions out of all"
+    place = {(q.image_id, q.name):i for i,q in enumerate(decoded.queries)}
+    at = [place[q.image_id, q.name] for q in queries]
+    return Decoded(list(queries), decoded.image[at], decoded.mask[at], decoded.ignore[at])
+
+def _result(query, source, found, wanted, known):
+    "The counts of an answer"
+    found, wanted = found & known, wanted & known
+    counts = PixelCounts(*(int(np.count_nonzero(m)) for m in (found & wanted, found | wanted, found, wanted)))
+    return QueryResult(query.image_id, source.names[query.name][0], query.name, query.group, counts, int(known.sum()))
+
+@torch.inference_mode()
+def answer(
+    method:Cocogold,     # trained
+    source:Source,       # its names
+    decoded:Decoded,     # what is asked
+    seed:int=0,          # decides the noise, which is drawn for a batch at a time
+    batch_size:int=512,  # questions at a time
+)->list[QueryResult]:    # one for each question
+    "Ask all questions at once, as `evaluate` asks them one by one"
+    rows, generator = [], generator_for(seed, 'answers', device=str(method.vae.device))
+    for at in range(0, len(decoded.queries), batch_size):
+        some = decoded.queries[at:at+batch_size]
+        scores = method.predict(decoded.image[at:at+batch_size], [q.name for q in some], generator)
+        answers = zip(some, clean(scores.float().cpu().numpy()), decoded.mask[at:], ~decoded.ignore[at:at+batch_size])
+        rows += [_result(q, source, *masks) for q, *masks in answers]
+    return rows
 
 def summarize(
     rows:Iterable[QueryResult],  # answers to one model's questions
@@ -175,64 +228,90 @@ def summarize(
 )->dict[str, dict]:              # kind of name -> `n`, `miou` and `se`; `absent` -> `n`, `false_area`, `se`
     "Sum up answers by the way in which the names are new"
     def kind(row): return novelty(row.name, words) if words else row.group
-    return {k:{name:s[name] for name in ('n', 'miou', 'false_area', 'se') if name in s} for k,s in summaries(rows, kind).items()}
+    numbers = ('n', 'miou', 'false_area', 'se')
+    return {k:{name:s[name] for name in numbers if name in s} for k,s in summaries(rows, kind).items()}
 
 def _key(row): return row['words'], row['start'], row['seed']
 
-def _teach(todo, starts, train, questions, steps, batch_size, until):
-    "Teach some rows at the same time; None if the time was up"
+def _clean_data(folder, words, seed, size=64):
+    "The data set of a row: photos without what is held out, and their names"
+    source = hold_out(open_source(folder, 'train'), words.split())
+    return TextSegmentation(without_objects(source), size, seed, absent=.1, balanced=True), list(source.names)
+
+def _plan(words_and_seed, folder, questions, steps, batch_size):
+    "The plan of a row, which is the same for all starts; and how many photos it shows"
+    words, seed = words_and_seed
+    data, names = _clean_data(folder, words, seed)
+    return plan_batches(data, questions, names, steps, batch_size, seed), names, len(data)
+
+def _plans(todo, folder, questions, steps, batch_size, workers):
+    "The plans of all rows, by words and seed"
+    bare = questions._replace(photo=None, painted=None, target_mask=None)       # a plan needs places alone
+    plan = partial(_plan, folder=folder, questions=bare, steps=steps, batch_size=batch_size)
+    keys = list(dict.fromkeys((words, seed) for words, _, seed in todo))
+    if workers<2: return dict(zip(keys, map(plan, keys)))
+    with ProcessPoolExecutor(workers) as pool: return dict(zip(keys, pool.map(plan, keys)))
+
+def _teach(todo, bases, starts, plans, questions, steps):
+    "Teach some rows at the same time"
     courses = []
     for words, start, seed in todo:
-        source, method = hold_out(train, words.split()), start_from(*starts[start], seed=seed)
-        data, names = TextSegmentation(without_objects(source), method.size, seed, absent=.1, balanced=True), list(source.names)
-        plan = plan_batches(data, questions, names, steps, batch_size, seed)
-        embeds = method.to(questions.photo.device).embed_text(names).detach()
-        courses.append(Course(method, PlannedBatches(questions, plan, embeds), steps, lr=TINY['lr'],
-                              lr_schedule=TINY['lr_schedule'], ema=TINY['ema'], seed=seed))
-    logs = train_many(courses, questions.photo.device.type, until=until)
-    done = all(log and log[-1]['step']==steps for log in logs)
-    return [c.method for c in courses] if done else None
+        plan, names, _ = plans[words, seed]
+        method = fresh_copy(bases[start], starts[start][1], seed)
+        batches = PlannedBatches(questions, plan, method.embed_text(names).detach())
+        loop = {k:TINY[k] for k in ('lr', 'lr_schedule', 'betas', 'weight_decay', 'ema')}
+        courses.append(Course(method, batches, steps, seed=seed, **loop))
+    train_many(courses, questions.photo.device.type)
+    return [c.method for c in courses]
 
-def _ask(method, val, words, examples, seed):
-    "What a row of the results says about its answers"
-    rows = evaluate(method.predict, examples, batch_size=256, seed=seed, device=str(method.vae.device), quiet=True)
-    return summarize(rows, words)
+def _rule_rows(val, examples):
+    "Rows of the rule that needs no network"
+    answers = {w:paint_known(hold_out(val, w.split()), asked.queries) for w,asked in examples.items()}
+    return [dict(words=w, start='rule', seed=0, steps=0, kinds=summarize(rows, w.split())) for w,rows in answers.items()]
+
+def _in_order(words, starts, seeds, first):
+    "All rows, in the order of their worth: the last start gets one seed at first, the later choices come last"
+    rows = [(w, s, i) for i,w,s in product(seeds, words, starts)]
+    return sorted(rows, key=lambda r: (words.index(r[0])>=first, r[1]==starts[-1] and r[2]!=seeds[0], seeds.index(r[2])))
 
 def new_words(
     folder:str|Path,             # scenes of `write_scenes`, without new words
     results:str|Path,            # JSON of the rows; what is in it is not done again
-    starts:dict[str, tuple[str|Path, bool]],  # name -> generator, and whether it is forgotten
+    starts:dict[str, tuple[str|Path, bool]],  # name -> generator, and whether it is forgotten; the least urgent last
     choices:Sequence[Sequence[str]]=CHOICES,  # words to hold out; () holds out the pairs of the world
     seeds:Sequence[int]=(0, 1, 2),  # of the trainings
     steps:int=1600,              # updates
     batch_size:int=32,           # questions in an update
+    first:int=4,                 # choices that get all their seeds before the others begin
     together:int=12,             # rows that run at the same time
     workers:int=0,               # processes that decode
-    until:float=float('inf'),    # when to stop, as `time.time()` tells it
+    until:float=float('inf'),    # no rows begin that would end later, as `time.time()` tells it
 )->list[dict]:                   # rows: `words`, `start`, `seed`, `steps`, `photos`, and a summary for each kind of name
     "Run what is missing of the experiment"
-    results, rows = Path(results), json.loads(Path(results).read_text()) if Path(results).exists() else []
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    train, val = open_source(folder, 'train'), open_source(folder, 'val')
-    questions, examples = encode_questions(train, start_from(starts[next(iter(starts))][0]).to(device), workers=workers), {}
-    for words in map(' '.join, choices):
-        source = hold_out(val, words.split())
-        examples[words] = Examples(QuerySet(source, all_queries(source), 64), workers)
-        if ('rule', words) not in {(r['start'], r['words']) for r in rows}:
-            by_rule = summarize(paint_known(source, examples[words].queries), words.split())
-            rows.append(dict(words=words, start='rule', seed=0, steps=0, kinds=by_rule))
-    todo = [k for k in ((w, s, i) for i,w,s in product(seeds, map(' '.join, choices), starts)) if k not in map(_key, rows)]
+    results, device, took = Path(results), 'cuda' if torch.cuda.is_available() else 'cpu', 0.
+    rows = json.loads(results.read_text()) if results.exists() else []
+    words_of = [' '.join(words) for words in choices]
+    todo = [k for k in _in_order(words_of, list(starts), seeds, first) if k not in set(map(_key, rows))]
+    val, bases = open_source(folder, 'val'), {s:start_from(g).to(device) for s,(g, _) in starts.items()}
+    asked = {w:hold_out(val, w.split()) for w in words_of}
+    queries = {w:all_queries(source) for w,source in asked.items()}
+    decoded = decode_queries(hold_out(val, EASY.textures), sum(queries.values(), []), device, workers=workers)
+    examples = {w:choose_queries(decoded, qs) for w,qs in queries.items()}
+    rows += [r for r in _rule_rows(val, examples) if _key(r) not in set(map(_key, rows))]
+    if not todo: return rows
+    questions = encode_questions(open_source(folder, 'train'), next(iter(bases.values())), workers=workers)
+    plans = _plans(todo, folder, questions, steps, batch_size, workers)
     for some in (todo[i:i+together] for i in range(0, len(todo), together)):
-        methods = _teach(some, starts, train, questions, steps, batch_size, until)
-        if methods is None: break
-        for (words, start, seed), method in zip(some, methods):
-            kinds = _ask(method, val, words.split(), examples[words], seed)
-            photos = len(without_objects(hold_out(train, words.split())).image_ids)
-            rows.append(dict(words=words, start=start, seed=seed, steps=steps, photos=photos, kinds=kinds))
+        if (began := time.time())+took>until: break
+        for (words, start, seed), method in zip(some, _teach(some, bases, starts, plans, questions, steps)):
+            answers = answer(method, asked[words], examples[words], seed)
+            rows.append(dict(words=words, start=start, seed=seed, steps=steps, photos=plans[words, seed][2],
+                             kinds=summarize(answers, words.split())))
+        took = time.time()-began
         write_atomic(results, json.dumps(rows, indent=1))
     return rows
 
-# %% ../../nbs/recipes/40_new_words.ipynb #c61e2c21
+# %% ../../nbs/recipes/40_new_words.ipynb #7b517019
 def new_words_table(
     rows:Sequence[dict],                # of `new_words`
     starts:Sequence[str]=('rule', 'scratch'),  # columns, in order
@@ -246,5 +325,6 @@ def new_words_table(
             for start in starts:
                 found = [r['kinds'][kind] for r in own if r['start']==start and kind in r['kinds']]
                 values = [f.get('miou', f.get('false_area')) for f in found]
-                if values: line[start] = f'{np.mean(values):.3f}' + (f' ± {np.std(values, ddof=1):.3f}' if len(values)>1 else '')
+                spread = f' ± {np.std(values, ddof=1):.3f}' if len(values)>1 else ''
+                if values: line[start] = f'{np.mean(values):.3f}{spread}'
     return table

@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['Course', 'train_many']
 
-# %% ../../nbs/training/35_many.ipynb #2c3d8521
+# %% ../../nbs/training/35_many.ipynb #b1250e5a
 import json, time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core import Trainable, key_seed
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, tidy_checkpoints
 from .log import TrainingStopped
 from .schedules import cosine
 
-# %% ../../nbs/training/35_many.ipynb #f4468f3c
+# %% ../../nbs/training/35_many.ipynb #4445bcaa
 @dataclass
 class Course:
     "One training among several: what learns, from which batches, by which numbers"
@@ -35,28 +35,75 @@ class Course:
     clip:float=1.                       # largest norm of the gradient
     ema:float=0.                        # decay of the moving average of the weights; 0 for none
     seed:int=0                          # decides the noise
+    autocast:bool=False                 # autocast over float32 weights, for networks whose layers don't take bf16 weights
     save_every:int=2000                 # steps between checkpoints
 
-# %% ../../nbs/training/35_many.ipynb #2e12fc98
+# %% ../../nbs/training/35_many.ipynb #51eac575
+class _Halved:
+    "A network in bf16 for as long as it learns, and float32 masters of its weights"
+    def __init__(self, model, bf16):
+        self.model, self.weights = model, [p for p in model.parameters() if p.requires_grad]
+        self.bf16, self.masters = bf16, self.weights
+        if bf16: self.masters = [nn.Parameter(w.detach().clone()) for w in self.weights]
+
+    def start(self):
+        "Take over the weights as they are now, and go on in bf16"
+        if not self.bf16: return
+        with torch.no_grad():
+            for m,w in zip(self.masters, self.weights): m.copy_(w); m.grad = torch.zeros_like(m)
+        self.model.to(torch.bfloat16)
+        def cast(module, args): return tuple(a.bfloat16() if torch.is_tensor(a) and a.is_floating_point() else a for a in args)
+        self.hook = self.model.register_forward_pre_hook(cast)
+
+    def gradients(self):
+        "Hand the gradients to the masters"
+        if not self.bf16: return
+        pairs = [(m.grad, w.grad) for m,w in zip(self.masters, self.weights) if w.grad is not None]
+        torch._foreach_copy_(*map(list, zip(*pairs)))
+        for w in self.weights: w.grad = None
+
+    def spread(self):
+        "Hand the weights to the network"
+        if self.bf16: torch._foreach_copy_([w.detach() for w in self.weights], [m.detach() for m in self.masters])
+
+    @contextmanager
+    def full(self):
+        "Within the block, the network has its masters' weights, in float32"
+        if self.bf16:
+            halves = [w.data for w in self.weights]
+            for w,m in zip(self.weights, self.masters): w.data = m.data
+        yield
+        if self.bf16:
+            for w,h in zip(self.weights, halves): w.data = h
+
+    def end(self):
+        "Leave the network in float32"
+        if not self.bf16: return
+        self.hook.remove()
+        self.model.float()
+        with torch.no_grad():
+            for w,m in zip(self.weights, self.masters): w.copy_(m)
+
 class _Learner:
     "A course under way"
     def __init__(self, course, device, bf16):
         self.course, self.device, self.bf16 = course, torch.device(device), bf16
         self.model = course.method.model.to(device).train()
-        self.weights = [p for p in self.model.parameters() if p.requires_grad]
+        self.net = _Halved(self.model, bf16 and not course.autocast)
         cuda = self.device.type=='cuda'
         lr = torch.tensor(course.lr, device=device) if cuda else course.lr
-        self.optimizer = torch.optim.AdamW(self.weights, lr=lr, betas=course.betas, weight_decay=course.weight_decay,
+        self.optimizer = torch.optim.AdamW(self.net.masters, lr=lr, betas=course.betas, weight_decay=course.weight_decay,
                                            fused=True, capturable=cuda)
-        self.shadow_params = [w.detach().clone() for w in self.weights] if course.ema else []
+        self.shadow_params = [w.detach().clone() for w in self.net.masters] if course.ema else []
         self.optimization_step, self.generator = 0, torch.Generator(device)
         self.loss, self.graph, self.batch = torch.zeros((), device=device), None, None
         self.stream = torch.cuda.Stream() if cuda else None
         found = course.out and newest_checkpoint(Path(course.out)/'checkpoints')
-        self.done = load_checkpoint(found, self.model, self.optimizer, self._average())['step'] if found else 0
+        self.done = load_checkpoint(found, self.model, self.optimizer, self.average())['step'] if found else 0
         self.logged = self.done
+        self.net.start()
 
-    def _average(self):
+    def average(self):
         "What a checkpoint takes for the moving average: this object has its two fields"
         return self if self.course.ema else None
 
@@ -66,17 +113,20 @@ class _Learner:
 
     def update(self, batch):
         "One update: what is recorded"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+        autocast = self.bf16 and self.course.autocast
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast, cache_enabled=False):
             loss = self.course.method.loss(batch, self.generator)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.weights, self.course.clip)
+        self.net.gradients()
+        nn.utils.clip_grad_norm_(self.net.masters, self.course.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if not self.net.bf16: self.optimizer.zero_grad(set_to_none=True)
+        self.net.spread()
         if self.shadow_params:
-            torch._foreach_lerp_(self.shadow_params, [w.detach() for w in self.weights], 1-self.course.ema)
+            torch._foreach_lerp_(self.shadow_params, [m.detach() for m in self.net.masters], 1-self.course.ema)
         self.loss.add_(loss.detach())
 
-    def _set_numbers(self):
+    def set_numbers(self):
         "Set what changes from step to step: learning rate and noise"
         rate = self.course.lr*self.course.lr_schedule(self.done, self.course.steps)
         for group in self.optimizer.param_groups:
@@ -84,31 +134,32 @@ class _Learner:
             else: group['lr'] = rate
         self.generator.manual_seed(key_seed(self.course.seed, 'loss', self.done))
 
-    def _record(self, batch):
+    def record(self, batch):
         "Record an update, and undo those that it takes to warm up"
-        self.batch, before = {k:v.clone() for k,v in batch.items()}, _copied(self._state())
+        self.batch, before = {k:v.clone() for k,v in batch.items()}, {k:v.clone() for k,v in self.state().items()}
         for _ in range(2): self.update(self.batch)
         self.stream.synchronize()
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.generator)
         with torch.cuda.graph(self.graph, stream=self.stream): self.update(self.batch)
-        _restore(self._state(), before)
+        for k,v in self.state().items(): v.copy_(before[k]) if k in before else v.zero_()   # new ones: an optimizer's moments
+        self.net.spread()
         torch.cuda.synchronize()
 
-    def _state(self):
+    def state(self):
         "Every tensor that an update changes, by name"
-        state = {f'weight {i}':w.detach() for i,w in enumerate(self.weights)} | dict(loss=self.loss)
+        state = {f'weight {i}':m.detach() for i,m in enumerate(self.net.masters)} | dict(loss=self.loss)
         state |= {f'buffer {name}':b for name,b in self.model.named_buffers()}
         state |= {f'average {i}':s for i,s in enumerate(self.shadow_params)}
-        moments = enumerate(self.optimizer.state.get(w, {}) for w in self.weights)
+        moments = enumerate(self.optimizer.state.get(m, {}) for m in self.net.masters)
         return state | {f'{k} {i}':v for i,kept in moments for k,v in kept.items()}
 
     def step(self):
         "Launch one update"
         with self.on_stream():
             batch = self.course.batch(self.done)
-            if self.stream and not self.graph: self._record(batch)
-            self._set_numbers()
+            if self.stream and not self.graph: self.record(batch)
+            self.set_numbers()
             if not self.graph: self.update(batch)
             else:
                 for k,v in batch.items(): self.batch[k].copy_(v)
@@ -117,13 +168,23 @@ class _Learner:
         self.optimization_step = self.done
         return self.done
 
-def _copied(state): return {k:v.clone() for k,v in state.items()}
+    def save(self):
+        "Keep a checkpoint, if the course has a folder"
+        if not self.course.out: return
+        folder = Path(self.course.out)/'checkpoints'
+        with self.net.full(): save_checkpoint(folder, self.done, self.model, self.optimizer, self.average())
+        tidy_checkpoints(folder, 1)
 
-def _restore(state, before):
-    "Put tensors back to what they were; what has come since becomes zero, as a fresh optimizer has it"
-    for k,v in state.items(): v.copy_(before[k]) if k in before else v.zero_()
+    @torch.no_grad()
+    def finish(self):
+        "Leave the method ready to predict, with the averaged weights if there are any"
+        if self.stream: self.stream.synchronize()
+        self.graph = self.batch = None
+        for m,s in zip(self.net.masters, self.shadow_params): m.copy_(s)
+        self.net.end()
+        self.model.eval()
 
-# %% ../../nbs/training/35_many.ipynb #5e371c9f
+# %% ../../nbs/training/35_many.ipynb #2b6210db
 def _log(learner, rows, began):
     "A line of the log; it waits for the device"
     mean = float(learner.loss)/max(1, learner.done-learner.logged)
@@ -135,25 +196,10 @@ def _log(learner, rows, began):
         with open(Path(out)/'log.jsonl', 'a') as f: f.write(json.dumps(rows[-1])+'\n')
     if not mean<float('inf'): raise TrainingStopped(f"the loss is {mean} at step {learner.done}; try a lower lr")
 
-def _save(learner):
-    "Keep a checkpoint, if the course has a folder"
-    if not learner.course.out: return
-    folder = Path(learner.course.out)/'checkpoints'
-    save_checkpoint(folder, learner.done, learner.model, learner.optimizer, learner._average())
-    tidy_checkpoints(folder, 1)
-
-@torch.no_grad()
-def _finish(learner):
-    "Leave the method ready to predict, with the averaged weights if there are any"
-    if learner.stream: learner.stream.synchronize()
-    learner.graph = learner.batch = None
-    for w,s in zip(learner.weights, learner.shadow_params): w.copy_(s)
-    learner.model.eval()
-
 def train_many(
     courses:Sequence[Course],      # what is to be taught
     device:str|None=None,          # where; a GPU if there is one when None
-    bf16:bool=True,                # autocast over float32 weights
+    bf16:bool=True,                # learn in bf16, with float32 masters of the weights
     log_every:int=100,             # steps between log lines
     until:float=float('inf'),      # when to stop, as `time.time()` tells it; what isn't finished then keeps a checkpoint
 )->list[list[dict]]:               # log lines of each course: step, loss, seconds
@@ -168,8 +214,8 @@ def train_many(
         for learner, log in going:
             done = learner.step()
             if done%log_every==0 or done==learner.course.steps: _log(learner, log, began)
-            if done%learner.course.save_every==0 or done==learner.course.steps: _save(learner)
+            if done%learner.course.save_every==0 or done==learner.course.steps: learner.save()
     for learner in learners:
-        if learner.done<learner.course.steps: _save(learner)
-        _finish(learner)
+        if learner.done<learner.course.steps: learner.save()
+        learner.finish()
     return logs
