@@ -67,7 +67,7 @@ class TextEmbedder:
             warnings.warn(f"'{t[:40]}…' has {length} tokens, the text encoder reads {limit}: the rest is cut off")
         return self.tokenizer(list(texts), padding='max_length', truncation=True, return_tensors='pt').input_ids
 
-# %% ../../nbs/models/11_text.ipynb #84c6feb2
+# %% ../../nbs/models/11_text.ipynb #0911b11a
 def prompt_embeds(
     batch:dict,           # with `text`, a list of B texts; or from a cache, with `prompt_embeds` `(B, L, D)`
     embed_text:Callable,  # `list[str]` -> `(B, L, D)` float32

@@ -25,7 +25,7 @@ from ..models.sam import embed_image
 from ..sources.source import Source
 from .shards import cache_key, half_precision, ShardStore
 
-# %% ../../nbs/training/41_embeddingcache.ipynb #178e3756
+# %% ../../nbs/training/41_embeddingcache.ipynb #e72b0458
 def photo_key(
     path:str|Path,        # the file
     flip:bool=False,      # of the mirrored photo
