@@ -11,8 +11,9 @@ from ..doors import lazy_exports
 # %% ../../nbs/methods/00_overview.ipynb #354b319c
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    cocogold=['ONE_STEP', 'BINARY', 'PIXELS', 'Cocogold', 'InPixels', 'open_cocogold'],
+    cocogold=['ONE_STEP', 'BINARY', 'Cocogold', 'open_cocogold'],
     logits=['logits_out', 'Logits', 'open_logits'],
+    pixels=['InPixels'],
     sam=['SamDecoder', 'Prompted', 'prompt_maker', 'sam_decoder'],
     samtext=['TextPromptEncoder', 'TextMaskDecoder', 'SamText', 'sam_text'],
     registry=['METHODS', 'find_method', 'method_of', 'best_device', 'open_segmenter'])
