@@ -18,7 +18,7 @@ from .common import clear_errors, command_source, either_spelling, is_main, need
 def textseg_train(
     data:str='',             # data folder: COCO, or label maps; needed
     out:str='',              # folder of the run, which goes on if it holds a checkpoint; needed
-    method:str='cocogold',   # cocogold, binary (black and white), logits (unpainted), sam, samtext (a SAM that reads)
+    method:str=None,         # cocogold, binary (black and white), logits (unpainted), sam, samtext; else cocogold
     model:str=None,          # tiny, scratch, a Stable Diffusion folder or hub id, a SAM; the method's own by default
     steps:str='1000',        # updates of the weights; for each stage, with commas between, or one number for all
     split:str='train',       # part of the data to learn from
@@ -54,12 +54,14 @@ def textseg_train(
         each = split_numbers(steps, 'steps')
         quieten()
         source = command_source(data, split, names, min_side, skip_bad, kind)
+        from textseg.methods.registry import DEFAULT_METHOD
         from textseg.recipes.finetune import fine_tune
         wanted = dict(batch_size=batch_size, lr=lr, precision=precision, absent=absent, color=color, prompt=prompt,
                       one_step=one_step or None, phrases=phrases or None, balanced=None if balanced else False)
         changes = {k:v for k, v in wanted.items() if v is not None}
         loop = dict(workers=workers, accumulate=accumulate, save_every=save_every, trackers=['tensorboard']*tensorboard)
-        fine_tune(source, out, each, method, model or None, seed, size, source, show_every, cache or None, views, rank,
-                  checkpointing, quiet, **loop, **changes)
+        run = dict(size=size, shown=source, show_every=show_every, cache=cache or None, views=views, rank=rank)
+        fine_tune(source, out, each, method or DEFAULT_METHOD, model or None, seed, checkpointing=checkpointing, quiet=quiet,
+                  **run, **loop, **changes)
         if not is_main(): return
         print(f'{out}: {len(source.image_ids)} photos, {steps} steps; the model is in {Path(out)/"model"}')

@@ -11,8 +11,8 @@ from ..doors import lazy_exports
 # %% ../../nbs/evaluation/00_overview.ipynb #ev000011
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    metrics=['PixelCounts', 'count', 'total', 'iou', 'dice_score', 'mean_iou', 'cumulative_iou', 'standard_error', 'precision_at',
-             'false_area', 'confusion_matrix', 'class_iou', 'miou'],
+    metrics=['PixelCounts', 'count', 'total', 'iou', 'dice_score', 'mean_iou', 'cumulative_iou', 'standard_error',
+             'precision_at', 'false_area', 'confusion_matrix', 'class_iou', 'miou'],
     panoptic=['pq_counts', 'pq_table', 'pq_folders', 'match_segments', 'PanopticQuality', 'panoptic_quality'],
     evaluate=['evaluate', 'summaries', 'summary', 'to_json', 'show_predictions', 'QueryResult'],
     segments=['evaluate_segments', 'SegmentScores'],

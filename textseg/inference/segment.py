@@ -127,6 +127,7 @@ def check_options(
         raise DataError(f"a {name} model has no option {option}; leave it out")
     return chosen
 
+# %% ../../nbs/inference/10_segment.ipynb #c5e95133
 def segment_photo(
     model:Model,             # any that `open_segmenter` gives
     photo:Image.Image,       # RGB, any size

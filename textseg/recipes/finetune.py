@@ -21,7 +21,7 @@ from ..core import DataError, did_you_mean, Method, Model, Stage, write_atomic
 from ..data.dataset import TextSegmentation
 from ..distributed import process_state
 from ..inference.score import show_model
-from ..methods.registry import find_method, METHODS
+from ..methods.registry import DEFAULT_METHOD, find_method, METHODS
 from ..models.adapters import add_adapter
 from ..sources.images import write_image
 from ..sources.source import Source
@@ -166,7 +166,7 @@ def fine_tune(
     data:Source|Dataset,       # a source, of which each stage makes its examples; or a ready data set
     out:str|Path,              # folder of the run; a run that was stopped goes on
     steps:int|Sequence[int],   # updates; of each stage, or one number for all
-    method:str|Method='cocogold',  # a word of the registry, or a method
+    method:str|Method=DEFAULT_METHOD,  # a word of the registry, or a method
     model:str|Path|None=None,  # what it starts from; the method's own choice when None
     seed:int=0,                # decides everything
     size:int|None=None,        # side of the examples, pixels; as the model was made for when None
