@@ -224,12 +224,13 @@ def _open_adapter(folder):
     load_adapter(method.model, folder)
     return method
 
-def _open_pipeline(folder):
+def _open_pipeline(model):
     "A pipeline of this package, or one in Marigold's layout"
+    folder = model_folder(model)
     config = TextSegPipeline.load_config(folder)
     unet, drawing = UNet2DConditionModel.load_config(folder, subfolder='unet'), _drawing(config)
     if unet['in_channels']<=unet['out_channels'] and drawing['start'] is not no_noise:
-        raise DataError(f"'{folder}' draws pictures from texts but was not fine-tuned to segment; "
+        raise DataError(f"'{model}' draws pictures from texts but was not fine-tuned to segment; "
                         "train it with textseg_train --model")
     return cocogold(folder, **drawing)
 
@@ -240,8 +241,7 @@ def open_cocogold(
 
     Raises `DataError` if there is nothing to open, or it is a generator that was never fine-tuned.
     """
-    folder = model_folder(model)
-    method = _open_adapter(folder) if (Path(folder)/'adapter.json').exists() else _open_pipeline(folder)
+    method = _open_adapter(model) if (Path(model)/'adapter.json').exists() else _open_pipeline(model)
     method.model.eval()
     return method
 
