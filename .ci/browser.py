@@ -6,7 +6,9 @@ import os, shutil, sys
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+         '--disable-component-update', '--disable-sync']
+SKIPPED = 77   # the exit code of a test that could not run, as automake and others have it
 
 
 def chromium():
@@ -14,13 +16,17 @@ def chromium():
     return next(filter(None, map(shutil.which, [os.environ.get('CHROMIUM', ''), 'chromium', 'chromium-browser', 'google-chrome'])), None)
 
 
+def skip(why):
+    "End with one line and the code for a skipped test; but with 1 where a browser was promised, as in CI"
+    print(f'skipped: {why}', flush=True)
+    sys.exit(1 if os.environ.get('TEXTSEG_BROWSER')=='must' else SKIPPED)
+
+
 def need_browser(what):
-    "End with one line and 0 where there is no browser to test with; but end with 1 where one was promised, as in CI"
+    "Skip the test where there is no browser"
     missing = None if find_spec('playwright') else 'playwright is not installed'
     if not chromium(): missing = 'Chromium is not at hand; on Debian: apt-get install chromium'
-    if not missing: return
-    print(f'skipped: {what}: {missing}', flush=True)
-    sys.exit(1 if os.environ.get('TEXTSEG_BROWSER')=='must' else 0)
+    if missing: skip(f'{what}: {missing}')
 
 
 @contextmanager
