@@ -61,7 +61,7 @@ def textseg_train(
         changes = {k:v for k, v in wanted.items() if v is not None}
         loop = dict(workers=workers, accumulate=accumulate, save_every=save_every, trackers=['tensorboard']*tensorboard)
         run = dict(size=size, shown=source, show_every=show_every, cache=cache or None, views=views, rank=rank)
-        fine_tune(source, out, each, method or DEFAULT_METHOD, model or None, seed, checkpointing=checkpointing, quiet=quiet,
-                  **run, **loop, **changes)
+        fine_tune(source, out, each, method or DEFAULT_METHOD, model or None, seed, checkpointing=checkpointing,
+                  quiet=quiet, **run, **loop, **changes)
         if not is_main(): return
         print(f'{out}: {len(source.image_ids)} photos, {steps} steps; the model is in {Path(out)/"model"}')
