@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Course', 'train_many']
 
-# %% ../../nbs/training/35_many.ipynb #b1250e5a
+# %% ../../nbs/training/35_many.ipynb #1a877642
 import json, time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,7 +20,7 @@ from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, tid
 from .log import TrainingStopped
 from .schedules import cosine
 
-# %% ../../nbs/training/35_many.ipynb #4445bcaa
+# %% ../../nbs/training/35_many.ipynb #c3342cf5
 @dataclass
 class Course:
     "One training among several: what learns, from which batches, by which numbers"
@@ -29,16 +29,16 @@ class Course:
     steps:int                           # updates of the weights
     out:Path|None=None                  # folder for log and checkpoints; none are written when None
     lr:float=2e-3                       # learning rate at its highest
-    lr_schedule:Callable[[int, int], float]=cosine(50)  # `(step, steps) -> factor`
+    lr_schedule:Callable[[int, int], float]=cosine(50)   # `(step, steps) -> factor`
     betas:tuple[float, float]=(.9, .99) # of AdamW
     weight_decay:float=.01              # of AdamW
     clip:float=1.                       # largest norm of the gradient
     ema:float=0.                        # decay of the moving average of the weights; 0 for none
     seed:int=0                          # decides the noise
-    autocast:bool=False                 # autocast over float32 weights, for networks whose layers don't take bf16 weights
+    autocast:bool=False                 # autocast over float32 weights, where layers don't take bf16 weights
     save_every:int=2000                 # steps between checkpoints
 
-# %% ../../nbs/training/35_many.ipynb #51eac575
+# %% ../../nbs/training/35_many.ipynb #235a1ad1
 class _Halved:
     "A network in bf16 for as long as it learns, and float32 masters of its weights"
     def __init__(self, model, bf16):
@@ -52,7 +52,8 @@ class _Halved:
         with torch.no_grad():
             for m,w in zip(self.masters, self.weights): m.copy_(w); m.grad = torch.zeros_like(m)
         self.model.to(torch.bfloat16)
-        def cast(module, args): return tuple(a.bfloat16() if torch.is_tensor(a) and a.is_floating_point() else a for a in args)
+        def bf16(a): return a.bfloat16() if torch.is_tensor(a) and a.is_floating_point() else a
+        def cast(module, args): return tuple(map(bf16, args))
         self.hook = self.model.register_forward_pre_hook(cast)
 
     def gradients(self):
@@ -90,18 +91,25 @@ class _Learner:
         self.course, self.device, self.bf16 = course, torch.device(device), bf16
         self.model = course.method.model.to(device).train()
         self.net = _Halved(self.model, bf16 and not course.autocast)
-        cuda = self.device.type=='cuda'
-        lr = torch.tensor(course.lr, device=device) if cuda else course.lr
-        self.optimizer = torch.optim.AdamW(self.net.masters, lr=lr, betas=course.betas, weight_decay=course.weight_decay,
-                                           fused=True, capturable=cuda)
+        self.optimizer = self._adamw()
         self.shadow_params = [w.detach().clone() for w in self.net.masters] if course.ema else []
         self.optimization_step, self.generator = 0, torch.Generator(device)
         self.loss, self.graph, self.batch = torch.zeros((), device=device), None, None
-        self.stream = torch.cuda.Stream() if cuda else None
-        found = course.out and newest_checkpoint(Path(course.out)/'checkpoints')
-        self.done = load_checkpoint(found, self.model, self.optimizer, self.average())['step'] if found else 0
-        self.logged = self.done
+        self.stream = torch.cuda.Stream() if self.device.type=='cuda' else None
+        self.done = self.logged = self._resume()
         self.net.start()
+
+    def _adamw(self):
+        "The optimizer; a recorded one reads its learning rate from the device"
+        c, recorded = self.course, self.device.type=='cuda'
+        lr = torch.tensor(c.lr, device=self.device) if recorded else c.lr
+        return torch.optim.AdamW(self.net.masters, lr=lr, betas=c.betas, weight_decay=c.weight_decay, fused=True,
+                                 capturable=recorded)
+
+    def _resume(self):
+        "Steps that a checkpoint has done; 0 if there is none"
+        found = self.course.out and newest_checkpoint(Path(self.course.out)/'checkpoints')
+        return load_checkpoint(found, self.model, self.optimizer, self.average())['step'] if found else 0
 
     def average(self):
         "What a checkpoint takes for the moving average: this object has its two fields"
@@ -142,7 +150,7 @@ class _Learner:
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.generator)
         with torch.cuda.graph(self.graph, stream=self.stream): self.update(self.batch)
-        for k,v in self.state().items(): v.copy_(before[k]) if k in before else v.zero_()   # new ones: an optimizer's moments
+        for k,v in self.state().items(): v.copy_(before[k]) if k in before else v.zero_()   # new: moments
         self.net.spread()
         torch.cuda.synchronize()
 
@@ -184,7 +192,7 @@ class _Learner:
         self.net.end()
         self.model.eval()
 
-# %% ../../nbs/training/35_many.ipynb #2b6210db
+# %% ../../nbs/training/35_many.ipynb #811591d6
 def _log(learner, rows, began):
     "A line of the log; it waits for the device"
     mean = float(learner.loss)/max(1, learner.done-learner.logged)
@@ -201,7 +209,7 @@ def train_many(
     device:str|None=None,          # where; a GPU if there is one when None
     bf16:bool=True,                # learn in bf16, with float32 masters of the weights
     log_every:int=100,             # steps between log lines
-    until:float=float('inf'),      # when to stop, as `time.time()` tells it; what isn't finished then keeps a checkpoint
+    until:float=float('inf'),      # when to stop, as `time.time()` tells it; unfinished courses keep a checkpoint
 )->list[list[dict]]:               # log lines of each course: step, loss, seconds
     """Teach several methods at the same time; resume those whose folder holds a checkpoint.
 
