@@ -58,8 +58,9 @@ def _questions(photo_size, text, box, point, negative, support):
     prompts = parse_prompts(*photo_size, box, point, negative)
     return Questions(split_commas(text), prompts, open_support(support.split()))
 
-def _check_place(image, coco):
-    "Raise if the answers about a folder would have no place"
+def _check_place(image, coco, part):
+    "Raise if the answers about a folder would have no place, or a part is asked of many photos"
+    if coco and part: raise DataError("--part is a square of one photo; leave it out with --coco")
     if Path(image).is_dir() and not coco:
         raise DataError(f"{image} is a folder; name a file for its results, such as --coco results.json")
 
@@ -80,6 +81,7 @@ def textseg_predict(
     point:str='',            # ask a SAM by points on the object: x,y in pixels; several have blanks between
     negative:str='',         # points that are not on the object
     support:str='',          # show photos with their masks, PHOTO:MASK; several have blanks between
+    part:str='',             # ask about this square of the photo alone: x0,y0,x1,y1 in pixels
     steps:int=None,          # denoising steps; as trained when not given
     ensemble:int=None,       # predictions to average
     threshold:float=.5,      # a pixel is in when its score is above, in [0, 1]
@@ -94,7 +96,7 @@ def textseg_predict(
 ):
     "Segment what is asked for in one photo, or in a folder of photos"
     with clear_errors():
-        _check_place(image, coco)
+        _check_place(image, coco, part)
         size = _photo_size(image)
         quieten()
         questions = _questions(size, text, box, point, negative, support)
@@ -103,14 +105,19 @@ def textseg_predict(
         options = dict(threshold=threshold, radius=radius, closing_radius=closing_radius, min_area=min_area,
                        fill_holes=fill_holes, seed=seed, steps=steps, ensemble=ensemble)
         if coco: _predict_folder(opened, image, questions, coco, truth, quiet, options)
-        else: _predict_photo(opened, image, questions, Path(out), painted, quiet, options)
+        else: _predict_photo(opened, image, questions, part, Path(out), painted, quiet, options)
 
-def _predict_photo(model, image, questions, out, painted, quiet, options):
-    "Masks of one photo"
-    from textseg.inference.segment import segment_photo
+def _predict_photo(model, image, questions, part, out, painted, quiet, options):
+    "Masks of one photo, or of a part of it"
+    from textseg.core import Box
+    from textseg.inference.segment import parse_prompts, segment_part, segment_photo
     from textseg.sources.images import open_photo
     photo = open_photo(image)
-    _save_answers(segment_photo(model, photo, questions, **options), photo, out, painted, quiet)
+    square = [Box(*map(int, box)) for box in parse_prompts(*photo.size, box=part).boxes] if part else []
+    if len(square)>1: raise DataError("ask about one part at a time")
+    if square: answers = segment_part(model, photo, questions, square[0], **options)
+    else: answers = segment_photo(model, photo, questions, **options)
+    _save_answers(answers, photo, out, painted, quiet)
 
 def _predict_folder(model, image, questions, coco, truth, quiet, options):
     "COCO results of a folder of photos"
