@@ -7,7 +7,7 @@ __all__ = ['invitation', 'build_page', 'serving', 'textseg_app']
 
 # %% ../../nbs/commands/30_app.ipynb #a4fef0b6
 import os, signal, tempfile, time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fastcore.script import call_parse
 from .answers import make_handler, sample_inputs
 from .common import clear_errors, either_spelling, quieten
 from .inputs import (
-    add_click, CLICKS, Field, Limits, open_upload, page_fields, QUESTION_FIELDS, show_typed)
+    add_click, CLICKS, Limits, open_upload, page_fields, QUESTION_FIELDS, show_typed)
 from ..core import DataError, Model
 
 # %% ../../nbs/commands/30_app.ipynb #38c790f6
@@ -78,21 +78,29 @@ def _answers(gr):
                     elem_id='files')]
 
 # %% ../../nbs/commands/30_app.ipynb #e6022e66
-def _sentences(f):
-    "A function whose errors Gradio shows, of values whose files are paths"
+def _uploaded(value, folder):
+    "The path of an upload, which lies in the page's folder; None if nothing was uploaded"
+    if not value: return None
+    path = Path(value.get('path') or '/').resolve() if isinstance(value, dict) else Path('/')
+    if Path(folder).resolve() in path.parents: return path
+    raise DataError("this file was not uploaded to this page; drop it here")
+
+def _sentences(f, kinds, folder):
+    "A function whose errors Gradio shows; of values of some kinds of fields, pictures become paths"
     def wrapped(*values):
-        try: return f(*(v['path'] if isinstance(v, dict) else v for v in values))
+        try: return f(*(_uploaded(v, folder) if kind=='picture' else v for kind, v in zip(kinds, values, strict=True)))
         except DataError as e: raise _gradio().Error(str(e), print_exception=False) from e
     return wrapped
 
-def _connect_clicks(gr, photo, typed, clicks, limits):
+def _connect_clicks(gr, photo, typed, clicks, folder, limits):
     "Have clicks on the photo add to what is typed, and show it; a new photo begins anew"
     what, picture = clicks
     def add(path, what, box, point, negative, x, y):
         typed = add_click(what, box, point, negative, int(x), int(y))
         return *typed, gr.update(value=show_typed(open_upload(path, limits), *typed, limits), visible=True)
+    safely = _sentences(add, ['picture', *['line']*6], folder)
     def clicked(path, what, box, point, negative, event:gr.SelectData):
-        return _sentences(add)(path, what, box, point, negative, *event.index)
+        return safely(path, what, box, point, negative, *event.index)
     def clear(): return '', '', '', gr.update(value=None, visible=False)
     private = dict(outputs=[*typed, picture], api_visibility='private')
     photo.select(clicked, [photo, what, *typed], preprocess=False, concurrency_limit=1, **private)
@@ -100,6 +108,17 @@ def _connect_clicks(gr, photo, typed, clicks, limits):
     photo.clear(clear, queue=False, **private)
 
 # %% ../../nbs/commands/30_app.ipynb #352f3360
+def _columns(gr, model, fields):
+    "Questions to the left, answers to the right: all widgets, in groups"
+    with gr.Row():
+        with gr.Column(scale=1):
+            photo = _widget(gr, fields[0])
+            question, clicks = _questions(gr, model)
+            button = gr.Button('Segment', variant='primary', elem_id='segment')
+            options = _options(gr, fields[1+len(question):])
+        with gr.Column(scale=2): answers = _answers(gr)
+    return photo, question, options, clicks, button, answers
+
 def build_page(
     model:Model,             # any that `open_segmenter` gives
     folder:str|Path,         # for samples and downloads
@@ -114,19 +133,13 @@ def build_page(
     gr, fields = _gradio(), page_fields(model, limits)
     with gr.Blocks(title='textseg', analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(invitation(model, name, limits))
-        with gr.Row():
-            with gr.Column(scale=1):
-                photo = _widget(gr, fields[0])
-                question, clicks = _questions(gr, model)
-                button = gr.Button('Segment', variant='primary', elem_id='segment')
-                options = _options(gr, fields[1+len(question):])
-            with gr.Column(scale=2): answers = _answers(gr)
+        photo, question, options, clicks, button, answers = _columns(gr, model, fields)
         gr.Examples(sample_inputs(folder, model.method.asked_by), [photo, *question], cache_examples=False,
                     label='No photo at hand? Pick one.')
-        button.click(_sentences(make_handler(model, folder, limits)), [photo, *question, *options], answers,
-                     api_name='segment', concurrency_limit=1,
+        answer = _sentences(make_handler(model, folder, limits), [f.kind for f in fields], folder)
+        button.click(answer, [photo, *question, *options], answers, api_name='segment', concurrency_limit=1,
                      preprocess=False)    # Gradio would open the file before its size is known
-        if clicks: _connect_clicks(gr, photo, question, clicks, limits)
+        if clicks: _connect_clicks(gr, photo, question, clicks, folder, limits)
     return page.queue(max_size=queue)
 
 # %% ../../nbs/commands/30_app.ipynb #b719b459

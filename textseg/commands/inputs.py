@@ -212,6 +212,7 @@ class Field(NamedTuple):
     step:float=1     # between numbers
     own:bool=False   # whether 0 stands for the method's own choice
 
+# %% ../../nbs/commands/28_inputs.ipynb #6829ade0
 PHOTO = Field('photo', 'picture', 'Photo')
 QUESTION_FIELDS = dict(
     text=[Field('names', 'lines', 'Names, one a line', 'red star')],
