@@ -16,4 +16,4 @@ __getattr__, __dir__, __all__ = lazy_exports(
     pixels=['InPixels'],
     sam=['SamDecoder', 'Prompted', 'prompt_maker', 'sam_decoder'],
     samtext=['TextPromptEncoder', 'TextMaskDecoder', 'SamText', 'sam_text'],
-    registry=['METHODS', 'find_method', 'method_of', 'best_device', 'open_segmenter'])
+    registry=['METHODS', 'DEFAULT_METHOD', 'find_method', 'method_of', 'best_device', 'open_segmenter'])
