@@ -11,7 +11,7 @@ from pathlib import Path
 from fastcore.script import call_parse
 
 from .common import clear_errors, either_spelling, quieten
-from ..core import DataError
+from ..core import DataError, did_you_mean
 
 # %% ../../nbs/commands/23_demo.ipynb #211690c3
 @call_parse
@@ -23,13 +23,18 @@ def textseg_scenes(
     size:int=64,       # side of the photos, pixels
     seed:int=0,        # decides everything, to the byte
     hard:bool=False,   # more shapes and textures, more and smaller objects
+    new_words:str='',  # words to hold out, such as "star,purple": no photo to train on shows them
     workers:int=2,     # processes
 ):
     "Write a data set of generated scenes as a COCO folder"
-    from textseg.data.scenes import EASY, HARD, write_scenes
+    from textseg.data.scenes import COLORS, EASY, HARD, write_scenes
     with clear_errors():
-        write_scenes(out, n, val, size, seed, HARD if hard else EASY, workers=workers)
-        print(f'{out}: {n} photos to train on, {val} to validate on')
+        words, domain = tuple(w.strip() for w in new_words.split(',') if w.strip()), HARD if hard else EASY
+        known = [*COLORS, *domain.shapes, *domain.textures]
+        for w in words:
+            if w not in known: raise DataError(f"no scene shows '{w}'; {did_you_mean(w, known)}")
+        write_scenes(out, n, val, size, seed, domain._replace(new_words=words), workers=workers)
+        print(f'{out}: {len(list((Path(out)/"train").iterdir()))} photos to train on, {val} to validate on')
 
 # %% ../../nbs/commands/23_demo.ipynb #c9c0b195
 _AFTER = """seen and unseen are mean IoUs; absent is the share of a photo that was painted for names that are not in it.
