@@ -30,7 +30,7 @@ class Day:
     minutes:float         # from the start
     dry:bool=False        # toy sizes
     workers:int=14        # processes that draw and decode
-    began:float=field(default_factory=time.time)
+    began:float=field(default_factory=time.time)   # as `time.time()` tells it
 
     def __post_init__(self):
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -66,6 +66,14 @@ def teach_ruler(
     accuracy = ruler_accuracy(ruler.eval(), vae, day.sized(2000, 8), pool=pool)
     day.note('ruler', 'accuracy', dict(seconds=seconds, **accuracy))
 
+# %% ../../nbs/bench/50_gpu.ipynb #69c59ab7
+def _begin_drawing(day, pool):
+    "Give the processes all pictures that the generator is to see; none if it is finished"
+    day.pictures = day.sized(min(100_000, int(9_000*day.minutes)), 8)
+    sets = () if (day.out/'tiny').exists() else ((1, 'large', LARGE), (2, 'crowd', CROWD))
+    how = dict(chunk=day.sized(500, 8), pool=pool)
+    return [draw_chunks(k*day.pictures, 0, stream, world, **how) for k, stream, world in sets]
+
 def _ruler(day):
     "The ruler of the day, or the one that ships"
     made = day.out/'tiny-ruler'
@@ -91,6 +99,7 @@ def teach_generator(
     seconds = time.time()-began
     day.note('generator', 'made', dict(how, seed=0, seconds=seconds, large=day.pictures, crowd=2*day.pictures))
 
+# %% ../../nbs/bench/50_gpu.ipynb #a4d2d207
 def _measure(day, pipe, ruler, name, guidance):
     "Hold one generator at one guidance against the ruler, and keep some of its pictures"
     row = f'{name}, guidance {guidance:g}'
@@ -111,6 +120,7 @@ def measure_generators(
         pipe.set_progress_bar_config(disable=True)
         for guidance in (3.,) if day.dry else (3., 5., 1.): _measure(day, pipe, ruler, name, guidance)
 
+# %% ../../nbs/bench/50_gpu.ipynb #3efebce9
 def hold_out_words(
     day:Day,       # the day
     until:float,   # when no further rows begin
@@ -127,6 +137,7 @@ def hold_out_words(
                      workers=day.workers if day.workers>1 else 0, **how)
     day.note('new words', 'rows', dict(rows=len(rows), seconds=time.time()-began))
 
+# %% ../../nbs/bench/50_gpu.ipynb #6d1f3515
 def _all_names(day, method, train, steps, batch_size):
     "The training that asks for every name"
     names = list(train.names)
@@ -174,13 +185,6 @@ def _stage(day, name, f, *args):
         day.note('failed', name, f'{type(e).__name__}: {e}')
     day.note('seconds', name, round(time.time()-began, 1))
 
-def _begin_drawing(day, pool):
-    "Give the processes all pictures that the generator is to see; none if it is finished"
-    day.pictures = day.sized(min(100_000, int(9_000*day.minutes)), 8)
-    sets = () if (day.out/'tiny').exists() else ((1, 'large', LARGE), (2, 'crowd', CROWD))
-    how = dict(chunk=day.sized(500, 8), pool=pool)
-    return [draw_chunks(k*day.pictures, 0, stream, world, **how) for k, stream, world in sets]
-
 def run_day(
     out:str|Path,        # folder for everything; what is finished in it is not done again
     minutes:float=10.,   # of the card
@@ -200,7 +204,8 @@ def run_day(
     _stage(day, 'new words', hold_out_words, day.until(.9))
     _stage(day, 'segmenter', teach_segmenter, day.until(.985))
     _stage(day, 'rest of full size', measure_full_size, day.until(.93), FULL_SIZE)
-    if day.until(1)-time.time()>120: _stage(day, 'compiled', measure_full_size, day.until(1), COMPILED)
+    if day.device=='cuda' and day.until(1)-time.time()>120:
+        _stage(day, 'compiled', measure_full_size, day.until(1), COMPILED)
     return day.results
 
 def bench_gpu(

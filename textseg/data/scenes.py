@@ -224,9 +224,12 @@ def _visible(scene, i, domain):
     ids = {c:n for n,c in enumerate(object_classes(domain), 1)}
     return masks, [i*16 + n + 1 for n in range(len(masks))], [ids[c] for c in scene.object_classes] + [len(ids)+1]
 
+def _shows_new(scene, domain): return any({*c} & {*domain.new_words} for c in scene.object_classes)
+
 def _write_one(i, folder, split, seed, size, domain, objects):
-    "Write the photo and the panoptic PNG of scene `i`; return its entries of the annotation files"
+    "Write photo and panoptic PNG of scene `i`; return its entries of the annotation files, None if it is left out"
     scene, caption = _draw_one(i, seed, split, size, domain, objects)
+    if split=='train' and _shows_new(scene, domain): return None
     write_image(folder/split/f'{i:06}.jpg', scene.image, quality=95, subsampling=0)
     masks, segment_ids, categories = _visible(scene, i, domain)
     png = folder/'annotations'/f'panoptic_{split}'/f'{i:06}.png'
@@ -247,8 +250,9 @@ def _categories(domain):
 def _write_split(folder, split, n, seed, size, domain, objects, workers):
     "Write the photos and the three annotation files of one split"
     write_one = partial(_write_one, folder=folder, split=split, seed=seed, size=size, domain=domain, objects=objects)
-    scenes = _map(write_one, n, workers)
-    info = dict(description=f'textseg scenes: seed {seed}, split {split}, {n} photos of {size} x {size}', version='1')
+    scenes = [scene for scene in _map(write_one, n, workers) if scene]
+    told = f'textseg scenes: seed {seed}, split {split}, {len(scenes)} photos of {size} x {size}'
+    info = dict(description=told, version='1')
     header = dict(info=info, images=[s['image'] for s in scenes])
     def write(kind, **content): write_atomic(folder/'annotations'/f'{kind}_{split}.json', json.dumps(header | content))
     (things, stuff), names = _categories(domain), names_of(domain)
@@ -259,7 +263,7 @@ def _write_split(folder, split, n, seed, size, domain, objects, workers):
 # %% ../../nbs/data/50_scenes.ipynb #a5b62c74
 def write_scenes(
     out:str|Path,                       # the folder to make; it must not exist, or be empty
-    n:int=4000,                         # photos to train on
+    n:int=4000,                         # scenes to train on; those that show a new word are left out
     n_val:int=200,                      # photos to validate on
     size:int=64,                        # side of the photos, pixels
     seed:int=0,                         # decides everything, to the byte

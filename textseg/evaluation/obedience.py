@@ -31,6 +31,7 @@ class Drawn(NamedTuple):
         "Of each trait, whether it is as asked"
         return [a==b for a,b in zip(self.found, trait_labels(self.asked))]
 
+# %% ../../nbs/evaluation/50_obedience.ipynb #d1c5a1be
 @torch.no_grad()
 def draw_pictures(
     pipe:StableDiffusionPipeline,  # the generator
@@ -49,6 +50,7 @@ def draw_pictures(
         pictures.append(torch.from_numpy(made.images).mul(255).round().byte())
     return torch.cat(pictures)
 
+# %% ../../nbs/evaluation/50_obedience.ipynb #c7081cc9
 def measure_obedience(
     pipe:StableDiffusionPipeline,  # the generator
     ruler:Ruler,                   # reads what it draws

@@ -51,6 +51,9 @@ def true_picture(
     scene = draw_scene(rng, size, _ALONE)
     return scene.image, trait_labels(scene.object_classes[0])
 
+# %% ../../nbs/evaluation/49_ruler.ipynb #ba35d7c1
+#| export
+
 # %% ../../nbs/evaluation/49_ruler.ipynb #cfc4c772
 def _blob(rng, u, v):
     "Depth inside a circle with a wavy border, in radii"
@@ -123,6 +126,12 @@ def false_picture(
     fault = fault or str(rng.choice(list(FAULTS), p=[share for share, _ in FAULTS.values()]))
     return FAULTS[fault][1](rng, size, fault)
 
+# %% ../../nbs/evaluation/49_ruler.ipynb #83fce1c5
+class Labelled(NamedTuple):
+    "Pictures and what they show"
+    images:Tensor  # `(n, S, S, 3)` uint8
+    labels:Tensor  # `(n, 3)` int64
+
 # %% ../../nbs/evaluation/49_ruler.ipynb #a3a171bc
 def _picture_chunk(chunk, n, seed, stream, false):
     "A chunk of pictures `(n, S, S, 3)` uint8 and labels `(n, 3)`"
@@ -131,11 +140,6 @@ def _picture_chunk(chunk, n, seed, stream, false):
         rng = np.random.default_rng(key_seed(seed, 'ruler', stream, i))
         made.append(false_picture(rng) if rng.random()<false else true_picture(rng))
     return np.stack([image for image, _ in made]), np.array([labels for _, labels in made])
-
-class Labelled(NamedTuple):
-    "Pictures and what they show"
-    images:Tensor  # `(n, S, S, 3)` uint8
-    labels:Tensor  # `(n, 3)` int64
 
 def ruler_pictures(
     n:int,                    # pictures

@@ -13,7 +13,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     finetune=['Options', 'stage_options', 'check_changes', 'check_support', 'run_facts', 'fine_tune'],
     demo=['STEPS_PER_MINUTE', 'DEMO_ROWS', 'demo_line', 'demo'],
-    tiny_generator=['PaintedScenes', 'PictureCodec', 'PictureDecoder', 'CaptionedPictures', 'TextToImage', 'make_vae',
-                    'random_drawer', 'as_pipeline', 'make_generator', 'make_tiny'],
+    tiny_vae=['PaintedScenes', 'PictureCodec', 'PictureDecoder', 'make_vae'],
+    tiny_generator=['scene_texts', 'draw_chunks', 'CaptionedPictures', 'TextToImage', 'random_drawer', 'as_pipeline',
+                    'make_generator', 'make_tiny'],
     tiny_sam=['tiny_sam', 'SceneObjects', 'any_prompt', 'WholeSam', 'make_sam'],
-    new_words=['hold_out', 'start_from', 'fresh_copy', 'paint_known', 'new_words', 'new_words_table'])
+    latent_questions=['hold_out', 'LatentQuestions', 'encode_questions', 'plan_batches', 'decode_queries', 'answer'],
+    new_words=['CHOICES', 'start_from', 'fresh_copy', 'paint_known', 'new_words', 'new_words_table'])

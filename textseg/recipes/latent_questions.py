@@ -49,6 +49,7 @@ class LatentQuestions(NamedTuple):
     place:dict          # image id -> its place among the n
     row:dict            # (image id, name) -> its place among the n+q
 
+# %% ../../nbs/recipes/38_latent_questions.ipynb #30ecaed8
 def _both_ways(method, batch):
     "Latents of a batch and of the mirrored batch"
     tensors = {k:batch[k].to(method.vae.device) for k in ('image', 'mask', 'ignore')}
@@ -122,11 +123,12 @@ class PlannedBatches:
 # %% ../../nbs/recipes/38_latent_questions.ipynb #2564eac9
 class Decoded(NamedTuple):
     "Questions and their examples, on the device that answers"
-    queries:list[Query]
+    queries:list[Query]     # what is asked
     image:Tensor            # `(q, 3, S, S)` in [-1, 1]
     mask:np.ndarray         # what is right, `(q, S, S)` bool
     ignore:np.ndarray       # pixels that don't count, `(q, S, S)` bool
 
+# %% ../../nbs/recipes/38_latent_questions.ipynb #998f378f
 def decode_queries(
     source:Source,            # the photos, and all names that are asked for
     queries:Iterable[Query],  # what is asked; each photo and name is decoded once

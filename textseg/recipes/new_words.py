@@ -88,6 +88,7 @@ def summarize(
     def some(s): return {name:s[name] for name in numbers if name in s and s[name]==s[name]}   # one alone has no error
     return {k:some(s) for k,s in summaries(rows, kind).items()}
 
+# %% ../../nbs/recipes/40_new_words.ipynb #653ae65e
 def _key(row): return row['words'], row['start'], row['seed']
 
 def _missing(rows, keys):
@@ -185,7 +186,7 @@ def new_words(
     together:int=12,             # rows that run at the same time
     workers:int=0,               # processes that decode
     until:float=float('inf'),    # no rows begin that would end later, as `time.time()` tells it
-)->list[dict]:                   # rows: `words`, `start`, `seed`, `steps`, `photos`, and a summary for each kind of name
+)->list[dict]:                   # rows: `words`, `start`, `seed`, `steps`, `photos`, and a summary for each kind
     "Run what is missing of the experiment"
     results, words_of = Path(results), [' '.join(words) for words in choices]
     exams = _Exams(folder, words_of)

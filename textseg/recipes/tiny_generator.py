@@ -77,11 +77,13 @@ def draw_chunks(
     draw = partial(_draw_chunk, n=min(chunk, n), seed=seed, stream=stream, domain=domain, size=size)
     return (pool.map if pool else map)(draw, range(-(-n//chunk)))
 
+# %% ../../nbs/recipes/30_tiny_generator.ipynb #d13f1b6c
 class CaptionedPictures(NamedTuple):
     "Captioned pictures as latents, on the device that learns"
     latents:Tensor  # `(2, n, C, h, w)` float16, times the scaling factor: the pictures, and mirrored ones
     ids:Tensor      # tokens of their texts, `(n, texts, L)` int16
 
+# %% ../../nbs/recipes/30_tiny_generator.ipynb #ee9f22ae
 @torch.no_grad()
 def encode_chunks(
     vae:AutoencoderKL,  # encodes; where it is, the latents stay
@@ -183,6 +185,7 @@ def random_drawer(
         tokenizer = tiny_tokenizer(WORDS)
         return TextToImage(tiny_unet(**sizes), tiny_text_encoder(tokenizer), tiny_scheduler()), tokenizer
 
+# %% ../../nbs/recipes/30_tiny_generator.ipynb #80bebca8
 def as_pipeline(
     drawer:TextToImage,       # trained
     vae:AutoencoderKL,        # decodes
@@ -193,6 +196,7 @@ def as_pipeline(
                                    scheduler=drawer.scheduler, safety_checker=None, feature_extractor=None,
                                    requires_safety_checker=False)
 
+# %% ../../nbs/recipes/30_tiny_generator.ipynb #bf24f968
 def make_generator(
     vae:AutoencoderKL,     # frozen
     out:str|Path,          # folder of the run
