@@ -51,9 +51,6 @@ def true_picture(
     scene = draw_scene(rng, size, _ALONE)
     return scene.image, trait_labels(scene.object_classes[0])
 
-# %% ../../nbs/evaluation/49_ruler.ipynb #ba35d7c1
-#| export
-
 # %% ../../nbs/evaluation/49_ruler.ipynb #cfc4c772
 def _blob(rng, u, v):
     "Depth inside a circle with a wavy border, in radii"
