@@ -18,4 +18,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
             'scatter_points', 'point_prompts', 'join_prompts'],
     rules=['hsv_range', 'color_mask', 'COLOR_RANGES', 'spectral_index', 'components', 'auto_prompts', 'PROMPT_TYPES'],
     losses=['to_grid', 'cross_entropy', 'focal_loss', 'dice_loss', 'focal_dice', 'dice_bce', 'mask_iou', 'mask_loss',
-            'squared_error', 'latent_focal'])
+            'squared_error', 'latent_focal'],
+    bits=['NumberedSegments', 'number_segments', 'shuffle_ids', 'ids_to_bits', 'bits_to_ids', 'ids_to_colors'])
