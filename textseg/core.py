@@ -202,6 +202,7 @@ class Questions(NamedTuple):
     texts:Sequence[str]=()           # what to segment, one mask each
     prompts:Any=None                 # `PointPrompts` or `BoxPrompts`, in pixels of the photo, one mask each
     support:Sequence[Support]=()     # photos with masks, which together show one thing, or several classes
+    known:ndarray|None=None          # segment map to complete, `(H, W)` ids >= 0 in the frame of the photo; 0 is unknown
 
 # %% ../nbs/00_core.ipynb #66363573
 @dataclass
@@ -240,7 +241,7 @@ class Method(NamedTuple):
     open:Callable                     # `(folder or name) -> Model`, ready to be asked
     asked_by:str                      # one of `ASKED_BY`: how it is scored, and what a person is asked for
     start:str=''                      # the model it begins with when none is named
-    supports:frozenset=frozenset()    # of: 'adapters', 'checkpointing', 'cache'
+    supports:frozenset=frozenset()    # of: 'adapters', 'checkpointing', 'cache', 'everything', 'instances', 'known'
     recognizes:Callable|None=None     # `(name) -> bool`: is a folder without `method.json`, or a hub id, its own?
 
 # %% ../nbs/00_core.ipynb #c8b9b250
