@@ -42,10 +42,10 @@ def letterbox_photo(
 
 # %% ../../nbs/data/11_letterbox.ipynb #75a6afe0
 def letterbox_mask(
-    mask:np.ndarray,     # `(H, W)` bool in the frame of the photo
+    mask:np.ndarray,     # `(H, W)` in the frame of the photo, bool; or whole numbers, such as a segment map
     side:int,            # of the letterbox, pixels
-    padding:bool=False,  # what the padding is filled with: True for a mask of what to ignore
-)->Tensor:               # `(side, side)` bool
+    padding:bool=False,  # what fills the padding: True for a mask of what to ignore; 0 for a segment map
+)->Tensor:               # `(side, side)` bool, or int64
     "Scale a mask into a letterbox as its photo was"
     height, width = mask.shape
     new_width, new_height = letterbox_size(width, height, side)

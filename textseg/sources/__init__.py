@@ -24,5 +24,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
     coco=['CocoInstances', 'CocoPanoptic'],
     labelmaps=['LabelMaps'],
     huggingface=['open_hub', 'load_table', 'unpack'],
-    segmentmaps=['segment_map'],
+    segmentmaps=['segment_map', 'is_exhaustive'],
     open=['open_source', 'FORMATS'])
