@@ -11,9 +11,9 @@ from ..doors import lazy_exports
 # %% ../../nbs/inference/00_overview.ipynb #2a9483c5
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    segment=['segment_photo', 'segment_part', 'parse_prompts', 'open_support', 'check_questions', 'check_options',
-             'clean_scaled', 'show_answers'],
-    results=['coco_result', 'panoptic_annotation', 'CocoIds', 'coco_ids'],
+    segment=['segment_photo', 'segment_part', 'parse_prompts', 'open_support', 'open_known', 'check_questions',
+             'check_known', 'check_instances', 'check_options', 'clean_scaled', 'show_answers'],
+    results=['coco_result', 'coco_instances', 'panoptic_annotation', 'CocoIds', 'coco_ids'],
     folder=['predict_folder', 'list_photos', 'Report', 'Journal', 'coco_files', 'file_slug', 'model_identity',
             'PHOTO_SUFFIXES'],
     score=['score_model', 'show_model', 'Score', 'SCORERS', 'device_of'])

@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 
 from ..core import DataError, key_seed, Model, Questions, write_atomic
 from ..fingerprint import fingerprint
-from .results import coco_ids, coco_result, CocoIds, panoptic_annotation
-from .segment import check_questions, segment_photo, show_answers
+from .results import coco_ids, coco_instances, coco_result, CocoIds, panoptic_annotation
+from .segment import check_instances, check_questions, segment_photo, show_answers
 from ..sources.images import open_photo, write_ids, write_image
 
 # %% ../../nbs/inference/30_folder.ipynb #26adb14d
@@ -125,18 +125,25 @@ def _asked(questions):
     return dict(texts=list(questions.texts)) | {k:v for k, v in dict(prompts=prompts, support=support).items() if v}
 
 # %% ../../nbs/inference/30_folder.ipynb #aa270ebf
-def _write_pictures(place, name, photo, answers):
+def _write_pictures(place, name, photo, answers, by_text):
     "The masks, or the segment map, and the overlay of a photo"
     for a in answers:
-        if a.mask is not None: write_image(place/f'masks/{file_slug(a.name)}/{name}.png', Image.fromarray(a.mask))
-        if a.segments is not None: write_ids(place/f'panoptic/{name}.png', a.segments)
+        slug = file_slug(a.name)
+        if a.mask is not None: write_image(place/f'masks/{slug}/{name}.png', Image.fromarray(a.mask))
+        maps = f'instances/{slug}' if by_text else 'panoptic'
+        if a.segments is not None: write_ids(place/f'{maps}/{name}.png', a.segments)
     write_image(place/f'overlays/{name}.jpg', show_answers(photo, answers))
 
-def _lines_of(answers, name):
+def _found(answer):
+    "Entries of a mask, or of the instances of a text"
+    if answer.segments is not None: return coco_instances(answer, text=answer.name)
+    return [coco_result(answer.mask, answer.score, text=answer.name)]
+
+def _lines_of(answers, name, by_text):
     "What a journal notes of the answers about a photo"
-    masks = [coco_result(a.mask, a.score, text=a.name) for a in answers if a.mask is not None]
-    maps = [panoptic_annotation(a, file_name=f'{name}.png') for a in answers if a.segments is not None]
-    return dict(found=masks) | (dict(panoptic=maps[0]) if maps else {})
+    maps = [] if by_text else [a for a in answers if a.segments is not None]
+    found = [entry for a in answers if by_text or a.segments is None for entry in _found(a)]
+    return dict(found=found) | (dict(panoptic=panoptic_annotation(maps[0], file_name=f'{name}.png')) if maps else {})
 
 def _stamp(path): return [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else None
 
@@ -145,9 +152,9 @@ def _segment_file(model, folder, name, questions, place, pictures, options):
     stamp = _stamp(folder/name)
     try: photo = open_photo(folder/name)
     except DataError as e: return dict(file=name, stamp=stamp, error=str(e))
-    answers = segment_photo(model, photo, questions, key=('export', name), **options)
-    if pictures: _write_pictures(place, name, photo, answers)
-    return dict(file=name, stamp=stamp, size=photo.size, **_lines_of(answers, name))
+    answers, by_text = segment_photo(model, photo, questions, key=('export', name), **options), bool(questions.texts)
+    if pictures: _write_pictures(place, name, photo, answers, by_text)
+    return dict(file=name, stamp=stamp, size=photo.size, **_lines_of(answers, name, by_text))
 
 # %% ../../nbs/inference/30_folder.ipynb #540ccab9
 class Report(NamedTuple):
@@ -214,6 +221,12 @@ def _places(folder, out):
     names = list_photos(folder, place)
     return folder.parent if folder.is_file() else folder, place, names
 
+def _folder_questions(model, questions, instances):
+    "Questions that can be asked about each photo of a folder, no text twice"
+    if questions.known is not None: raise DataError("a known map is of one photo; complete the photos one by one")
+    check_instances(model.method, instances)
+    return check_questions(model.method, questions._replace(texts=list(dict.fromkeys(questions.texts))))
+
 def predict_folder(
     model:Model,               # any that `open_segmenter` gives
     folder:str|Path,           # of photos, subfolders too; or a single photo
@@ -222,6 +235,7 @@ def predict_folder(
     truth:str|Path|None=None,  # a COCO annotation file whose numbers of photos and categories to use
     pictures:bool=True,        # whether to write masks and overlays too
     quiet:bool=False,          # no progress bar
+    instances:bool=False,      # whether each instance of a text is an entry of its own
     **options,                 # of `segment_photo`: threshold, radius, seed, … and those of the model
 )->Report:                     # counts, and what could not be read
     """Ask a model about all photos of a folder; what an earlier run did is not done again.
@@ -229,9 +243,9 @@ def predict_folder(
     Raises `DataError` if there is no photo, the model is not asked that way, the truth lacks a photo or a name, or the
     earlier run was asked otherwise.
     """
-    out, options = Path(out), {k:v for k, v in options.items() if v is not None}
-    folder, place, names = _places(Path(folder), out)
-    questions = check_questions(model.method, questions._replace(texts=list(dict.fromkeys(questions.texts))))
+    options = {k:v for k, v in options.items() if v is not None} | ({'instances': True} if instances else {})
+    folder, place, names = _places(Path(folder), out := Path(out))
+    questions = _folder_questions(model, questions, instances)
     if truth: coco_ids(names, questions.texts, truth)             # before the work, not after
     journal = Journal(place/'journal.jsonl', _journal_facts(model, questions, pictures, options))
     before = _done_before(journal, folder, names)
