@@ -21,6 +21,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     wholephotos=['open_letterboxed', 'letterboxed_example', 'WholePhotos', 'WholeQuerySet'],
     holdout=['without_objects', 'novelty'],
     examples=['text_examples', 'prompted_examples'],
+    segmentexamples=['asked_segments', 'SegmentExample', 'segment_example', 'SegmentExamples', 'collate_segments',
+                     'segment_examples'],
     shapes=['SHAPES', 'signed_distance'],
     scenes=['COLORS', 'TEXTURES', 'Domain', 'EASY', 'HARD', 'ObjectClass', 'object_classes', 'names_of', 'ground',
             'texture', 'Scene', 'draw_scene', 'scene_caption', 'draw_scenes', 'GROUND', 'write_scenes'],

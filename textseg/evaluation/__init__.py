@@ -16,5 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     panoptic=['pq_counts', 'pq_table', 'pq_folders', 'match_segments', 'PanopticQuality', 'panoptic_quality'],
     evaluate=['evaluate', 'summaries', 'summary', 'to_json', 'show_predictions', 'QueryResult'],
     segments=['evaluate_segments', 'SegmentScores'],
+    inpainting=['evaluate_inpainting', 'inpainting_curve', 'InpaintingResult', 'pq_dropped', 'drop_blocks',
+                'known_part', 'nearest_known', 'paste_known'],
     classes=['evaluate_classes', 'classify', 'class_map', 'ClassScores'],
     fewshot=['evaluate_fewshot', 'choose_support', 'photos_by_name'])
