@@ -22,4 +22,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     adapters=['ATTENTION', 'FULL', 'learning_share', 'add_adapter', 'save_adapter', 'load_adapter', 'merge_adapter'],
     sam=['build_sam', 'random_sam', 'sam_config', 'open_sam', 'sam_pixels', 'embed_image', 'with_embedding',
          'MaskLogits', 'decode', 'save_decoder', 'load_decoder', 'freeze_unused'],
-    pipeline=['mean_and_spread', 'median_and_deviation', 'TextSegOutput', 'TextSegPipeline'])
+    pipeline=['mean_and_spread', 'median_and_deviation', 'TextSegOutput', 'TextSegPipeline'],
+    segmentunet=['widen_for_segments', 'EmptyState', 'SegmentDenoiser', 'segment_scheduler', 'to_x0', 'snr_weights',
+                 'sample_segments'])
