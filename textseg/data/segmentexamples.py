@@ -129,7 +129,8 @@ class SegmentExamples(Dataset):
     def __getitem__(self, at:tuple[int, int]|int)->SegmentExample:
         "Make the example of `(epoch, index)`; an index alone means epoch 0"
         image_id, name, flip = self.question(at)
-        return segment_example(self.source, image_id, self.size, self.bits, name, flip, self.keep_largest, self.min_area)
+        options = dict(keep_largest=self.keep_largest, min_area=self.min_area)
+        return segment_example(self.source, image_id, self.size, self.bits, name, flip, **options)
 
 # %% ../../nbs/data/36_segmentexamples.ipynb #b9a59664
 def collate_segments(
