@@ -7,6 +7,7 @@ __all__ = ['textseg_predict']
 
 # %% ../../nbs/commands/22_predict.ipynb #987ba15a
 import sys
+from inspect import signature
 from pathlib import Path
 
 from fastcore.script import call_parse
@@ -28,39 +29,48 @@ def _save_mask(answer, path, painted, quiet):
     if painted: write_image(path.with_name(f'{path.stem}_painted{path.suffix}'), answer.painted)
     if not quiet: print(f"{path}: {answer.name!r} covers {answer.mask.mean():.1%} of the photo")
 
-def _save_segments(answer, photo, path, quiet):
-    "Write a segment map as a PNG of ids, what is known of its segments, and a picture"
+def _save_segments(answer, photo, path, of, quiet):
+    "Write a segment map as a PNG of ids, what is known of its segments, and a picture; `of` a text, or of everything"
     from json import dumps
     from textseg.inference.results import panoptic_annotation
     from textseg.inference.segment import show_answers
     from textseg.sources.images import write_ids, write_image
     write_ids(path, answer.segments)
-    write_atomic(path.with_suffix('.json'), dumps(panoptic_annotation(answer, file_name=path.name)))
+    facts = dict(file_name=path.name, **({'text': of} if of else {}))
+    write_atomic(path.with_suffix('.json'), dumps(panoptic_annotation(answer, **facts)))
     write_image(path.with_name(f'{path.stem}_overlay{path.suffix}'), show_answers(photo, [answer]))
-    if not quiet: print(f"{path}: {len(answer.segments_info)} segments")
+    if not quiet: print(f"{path}: {len(answer.segments_info)} {f'instances of {of!r}' if of else 'segments'}")
 
-def _save_answers(answers, photo, out, painted, quiet):
+def _save_answers(answers, photo, out, by_text, painted, quiet):
     "Write whatever was answered"
     if painted and any(a.painted is None for a in answers):
         raise DataError("this model answers without painting; leave out --painted")
     for a in answers:
-        if a.segments is not None: _save_segments(a, photo, out, quiet)
-        else: _save_mask(a, _mask_path(out, a.name, len(answers)>1), painted, quiet)
+        path = _mask_path(out, a.name, len(answers)>1)
+        if a.segments is not None: _save_segments(a, photo, path, a.name if by_text else '', quiet)
+        else: _save_mask(a, path, painted, quiet)
 
 # %% ../../nbs/commands/22_predict.ipynb #67f9aca0
-_TEXT = "what to segment; several texts have commas between; nothing for a model that is asked otherwise"
+_TEXT = "what to segment; several texts have commas between; nothing for everything, or for a model asked otherwise"
 _Text = positional(_TEXT, '?')
 
-def _questions(photo_size, text, box, point, negative, support):
+def _known_map(path, image):
+    "The segment map that is to be completed; None if none was named"
+    from textseg.inference.segment import open_known
+    from textseg.sources.images import open_photo
+    return open_known(path, open_photo(image).size) if path else None
+
+def _questions(photo_size, text, box, point, negative, support, known):
     "What was asked, from what was typed"
     from textseg.core import Questions
     from textseg.inference.segment import open_support, parse_prompts
     prompts = parse_prompts(*photo_size, box, point, negative)
-    return Questions(split_commas(text), prompts, open_support(support.split()))
+    return Questions(split_commas(text), prompts, open_support(support.split()), known)
 
-def _check_place(image, coco, part):
-    "Raise if the answers about a folder would have no place, or a part is asked of many photos"
-    if coco and part: raise DataError("--part is a square of one photo; leave it out with --coco")
+def _check_place(image, coco, **of_one_photo):
+    "Raise if the answers about a folder would have no place, or what belongs to one photo is asked of many"
+    for option, value in of_one_photo.items():
+        if coco and value: raise DataError(f"--{option} belongs to one photo; leave it out with --coco")
     if Path(image).is_dir() and not coco:
         raise DataError(f"{image} is a folder; name a file for its results, such as --coco results.json")
 
@@ -69,41 +79,49 @@ def _photo_size(image):
     from textseg.sources.images import stored_size
     return (10**9, 10**9) if Path(image).is_dir() else stored_size(image)
 
+def _with_usual(model, **typed):
+    "The usual numbers where none were typed and the model has none of its own"
+    usual, own = dict(threshold=.5, min_area=0), signature(model.segment).parameters
+    return {k:usual[k] if v is None and k not in own else v for k, v in typed.items()}
+
 @call_parse
 @either_spelling
 def textseg_predict(
     model:str,               # a run, a model folder, a hub id, tiny-seg, or a SAM
     image:str,               # file of the photo; with --coco also a folder of photos
-    text:_Text='',           # what to segment; several texts have commas between; nothing for a model asked otherwise
-    out:str='mask.png',      # file of the mask, black and white; with several questions, each is put into the name
+    text:_Text='',           # what to segment; several have commas between; nothing for everything, or if asked otherwise
+    out:str='mask.png',      # file of the mask, or of a segment map; with several questions, each is put into the name
     painted:bool=False,      # save the redrawn photo too, beside the mask
     box:str='',              # ask a SAM by a box: x0,y0,x1,y1 in pixels; several have blanks between
     point:str='',            # ask a SAM by points on the object: x,y in pixels; several have blanks between
     negative:str='',         # points that are not on the object
     support:str='',          # show photos with their masks, PHOTO:MASK; several have blanks between
+    instances:bool=False,    # answer each text by the map of its instances: PNG of ids, JSON, and a numbered overlay
+    known:str='',            # complete this segment map: PNG of ids, 0 where nothing is known
     part:str='',             # ask about this square of the photo alone: x0,y0,x1,y1 in pixels
     steps:int=None,          # denoising steps; as trained when not given
     ensemble:int=None,       # predictions to average
-    threshold:float=.5,      # a pixel is in when its score is above, in [0, 1]
+    threshold:float=None,    # a pixel is in when its score is above, in [0, 1]; .5, or the model's own, when not given
     radius:int=1,            # of the opening, in pixels of the size the network sees; 0 leaves it out
     closing_radius:int=0,    # of the closing, likewise; 0 leaves it out
-    min_area:int=0,          # smaller regions are removed, likewise; 0 leaves it out
+    min_area:int=None,       # smaller regions and segments are removed, likewise; 0, or the model's own, when not given
     fill_holes:bool=False,   # fill the holes of a mask
-    coco:str='',             # file for COCO results; masks and overlays of all photos go into a folder beside it
+    coco:str='',             # file for COCO results, of masks or of --instances; all else goes into a folder beside it
     truth:str='',            # COCO JSON that tells the ids of photos and categories for the results
     seed:int=0,              # decides the noise
     quiet:bool=False,        # nothing on the screen
 ):
     "Segment what is asked for in one photo, or in a folder of photos"
     with clear_errors():
-        _check_place(image, coco, part)
+        _check_place(image, coco, part=part, known=known)
         size = _photo_size(image)
         quieten()
-        questions = _questions(size, text, box, point, negative, support)
+        questions = _questions(size, text, box, point, negative, support, _known_map(known, image))
         from textseg.methods.registry import open_segmenter
         opened = open_segmenter(model)
-        options = dict(threshold=threshold, radius=radius, closing_radius=closing_radius, min_area=min_area,
-                       fill_holes=fill_holes, seed=seed, steps=steps, ensemble=ensemble)
+        options = dict(radius=radius, closing_radius=closing_radius, fill_holes=fill_holes, seed=seed, steps=steps,
+                       ensemble=ensemble, instances=instances)
+        options |= _with_usual(opened, threshold=threshold, min_area=min_area)
         if coco: _predict_folder(opened, image, questions, coco, truth, quiet, options)
         else: _predict_photo(opened, image, questions, part, Path(out), painted, quiet, options)
 
@@ -117,7 +135,7 @@ def _predict_photo(model, image, questions, part, out, painted, quiet, options):
     if len(square)>1: raise DataError("ask about one part at a time")
     if square: answers = segment_part(model, photo, questions, square[0], **options)
     else: answers = segment_photo(model, photo, questions, **options)
-    _save_answers(answers, photo, out, painted, quiet)
+    _save_answers(answers, photo, out, bool(questions.texts), painted, quiet)
 
 def _predict_folder(model, image, questions, coco, truth, quiet, options):
     "COCO results of a folder of photos"
