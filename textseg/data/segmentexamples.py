@@ -48,6 +48,7 @@ class SegmentExample(NamedTuple):
 
 def _small(ids, min_area):
     "Where a segment map has segments of fewer pixels"
+    if not min_area: return np.zeros(ids.shape, bool)
     values, places, pixels = np.unique(ids, return_inverse=True, return_counts=True)
     return ((pixels<min_area) & (values!=0))[places].reshape(ids.shape)
 

@@ -16,6 +16,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     panoptic=['pq_counts', 'pq_table', 'pq_folders', 'match_segments', 'PanopticQuality', 'panoptic_quality'],
     evaluate=['evaluate', 'summaries', 'summary', 'to_json', 'show_predictions', 'QueryResult'],
     segments=['evaluate_segments', 'SegmentScores'],
+    instances=['evaluate_instances', 'instance_lines', 'asked_truth', 'match_instances', 'InstanceResult',
+               'InstanceScores', 'NAMED', 'BACKGROUND'],
     inpainting=['evaluate_inpainting', 'inpainting_curve', 'InpaintingResult', 'pq_dropped', 'drop_blocks',
                 'known_part', 'nearest_known', 'paste_known'],
     classes=['evaluate_classes', 'classify', 'class_map', 'ClassScores'],
