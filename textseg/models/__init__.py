@@ -23,5 +23,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     sam=['build_sam', 'random_sam', 'sam_config', 'open_sam', 'sam_pixels', 'embed_image', 'with_embedding',
          'MaskLogits', 'decode', 'save_decoder', 'load_decoder', 'freeze_unused'],
     pipeline=['mean_and_spread', 'median_and_deviation', 'TextSegOutput', 'TextSegPipeline'],
+    maskvae=['MaskVAE', 'tiny_mask_vae', 'ids_to_codes', 'encode_ids', 'measure_scaling', 'decode_ids'],
     segmentunet=['widen_for_segments', 'EmptyState', 'SegmentDenoiser', 'segment_scheduler', 'to_x0', 'snr_weights',
                  'sample_segments'])
