@@ -34,9 +34,9 @@ def drop_blocks(
     """Choose the blocks of a map that are dropped.
 
     Raises `ValueError` if a block has no pixel, or the share is none.
-    Source: after Van Gansbeke & De Brabandere 2024, who drop each block by chance.
+    Source: after Van Gansbeke & De Brabandere 2024, whose blocks are dropped each by chance.
     """
-    if block<1: raise ValueError(f"a block has a side of at least 1 pixel, got {block}; the paper takes 16")
+    if block<1: raise ValueError(f"a block has a side of at least 1 pixel, got {block}; try 16")
     if not 0<=share<=1: raise ValueError(f"the share of dropped blocks lies in [0, 1], got {share}; 50 % is .5")
     height, width = shape
     grid = -(-height//block), -(-width//block)               # blocks in a column and in a row, rounded up
