@@ -17,8 +17,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     evaluate=['textseg_eval'],
     predict=['textseg_predict'],
     demo=['textseg_scenes', 'textseg_demo'],
-    inputs=['CLICKS', 'PHOTO', 'QUESTION_FIELDS', 'Limits', 'check_upload', 'open_upload', 'read_names', 'add_click',
-            'read_prompts', 'show_typed', 'fit_picture', 'read_support', 'Field', 'page_fields', 'read_options',
-            'read_questions'],
+    uploads=['Limits', 'check_upload', 'open_upload', 'read_support', 'read_known'],
+    inputs=['CLICKS', 'PHOTO', 'QUESTION_FIELDS', 'ANYTHING', 'MORE_FIELDS', 'read_names', 'add_click', 'read_prompts',
+            'show_typed', 'fit_picture', 'Field', 'question_fields', 'page_fields', 'read_options', 'read_questions'],
     answers=['answer_words', 'answer_pictures', 'downloads', 'make_handler', 'sample_inputs'],
     app=['invitation', 'build_page', 'serving', 'textseg_app'])

@@ -13,27 +13,34 @@ from pathlib import Path
 
 from PIL import Image
 
-from .inputs import fit_picture, Limits, open_upload, page_fields, read_options, read_questions
+from .inputs import fit_picture, page_fields, read_options, read_questions
+from .uploads import Limits, open_upload
 from ..core import Model, Prediction, Questions, write_atomic
 
 # %% ../../nbs/commands/29_answers.ipynb #721048b0
+def _segment_words(answer):
+    "Say how many segments there are, or instances of a text, and how large the largest of them"
+    shares = sorted(((answer.segments==s['id']).mean() for s in answer.segments_info), reverse=True)
+    largest = ', '.join(f'{s:.1%}' for s in shares[:8])
+    what, of = ('segment', '') if answer.mask is None else ('instance', f' of {answer.name}')
+    return f"{len(shares)} {what}{'s'*(len(shares)!=1)}{of}: {largest}{', …' if len(shares)>8 else ''} of the photo"
+
 def answer_words(
     answer:Prediction,  # of `segment_photo`
 )->str:                 # one line
     "Say what was found"
-    if answer.segments is not None:
-        shares = sorted(((answer.segments==s['id']).mean() for s in answer.segments_info), reverse=True)
-        largest = ', '.join(f'{s:.1%}' for s in shares[:8])
-        return f"{len(shares)} segments: {largest}{', …' if len(shares)>8 else ''} of the photo"
-    if not answer.mask.any(): return f"{answer.name}: nothing found"
+    if not (answer.segments_info if answer.mask is None else answer.mask.any()):
+        return f"{answer.name or 'segments'}: nothing found"
+    if answer.segments is not None: return _segment_words(answer)
     return f"{answer.name}: {answer.mask.mean():.1%} of the photo, score {answer.confidence:.2f}"
 
 def _mask_row(photo, answer, prompts):
-    "Pictures and captions of one mask"
+    "Pictures and captions of one mask, or of the instances of one text"
+    from textseg.inference.segment import show_answers
     from textseg.masks.points import show_prompts
     from textseg.show import overlay, show_score
     painted = [] if answer.painted is None else [(answer.painted, f'{answer.name}: painted')]
-    laid_over = overlay(photo, answer.mask)
+    laid_over = overlay(photo, answer.mask) if answer.segments is None else show_answers(photo, [answer])
     if prompts is not None: laid_over = show_prompts(laid_over, prompts)
     return [*painted, (show_score(answer.score), f'{answer.name}: score'), (laid_over, answer_words(answer))]
 
@@ -63,19 +70,32 @@ def _panoptic(answer, name):
     categories = [dict(id=i, name=f'category {i}', isthing=1) for i in used]
     return dict(info={}, images=images, annotations=[annotation], categories=categories)
 
+def _write_png(folder, answer):
+    "A mask, or the ids of the instances of a text"
+    from textseg.inference.folder import file_slug
+    from textseg.sources.images import write_ids, write_image
+    path = Path(folder)/f'{file_slug(answer.name)}.png'
+    if answer.segments is not None: return write_ids(path, answer.segments)
+    return write_image(path, Image.fromarray(answer.mask))
+
+def _results(answer, category_id):
+    "COCO results of a mask, or of the instances of a text"
+    from textseg.inference.results import coco_instances, coco_result
+    facts = dict(image_id=1, category_id=category_id, text=answer.name)
+    if answer.segments is not None: return coco_instances(answer, **facts)
+    return list(filter(None, [coco_result(answer.mask, answer.score, **facts)]))
+
 def downloads(
     folder:str|Path,               # where to put them
     answers:Sequence[Prediction],  # about one photo
 )->list[str]:                      # paths: a PNG for each answer, and `masks.json` or `panoptic.json`
     "Write the answers as files"
-    from textseg.inference.folder import file_slug
-    from textseg.inference.results import coco_result
-    from textseg.sources.images import write_ids, write_image
+    from textseg.sources.images import write_ids
     folder = Path(folder)
     maps, masks = [a for a in answers if a.mask is None], [a for a in answers if a.mask is not None]
-    files = [write_image(folder/f'{file_slug(a.name)}.png', Image.fromarray(a.mask)) for a in masks]
-    results = [coco_result(a.mask, a.score, image_id=1, category_id=i, text=a.name) for i, a in enumerate(masks, 1)]
-    if masks: files.append(write_atomic(folder/'masks.json', json.dumps([r for r in results if r])))
+    files = [_write_png(folder, a) for a in masks]
+    results = [entry for i, a in enumerate(masks, 1) for entry in _results(a, i)]
+    if masks: files.append(write_atomic(folder/'masks.json', json.dumps(results)))
     for a in maps:
         files.append(write_ids(folder/'segments.png', a.segments))
         files.append(write_atomic(folder/'panoptic.json', json.dumps(_panoptic(a, 'segments.png'))))
@@ -94,7 +114,7 @@ def make_handler(
         from textseg.inference.segment import segment_photo
         sent = dict(zip((f.name for f in fields), values, strict=True))
         options, photo = read_options(fields, sent), open_upload(sent['photo'], limits)
-        questions = read_questions(model.method.asked_by, sent, photo.size, limits)
+        questions = read_questions(model.method, sent, photo.size, limits)
         answers = segment_photo(model, photo, questions, **options)
         folders.append(tempfile.mkdtemp(dir=folder))
         if len(folders)>keep: shutil.rmtree(folders.popleft())

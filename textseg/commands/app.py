@@ -16,8 +16,8 @@ from fastcore.script import call_parse
 
 from .answers import make_handler, sample_inputs
 from .common import clear_errors, either_spelling, quieten
-from .inputs import (
-    add_click, CLICKS, Limits, open_upload, page_fields, QUESTION_FIELDS, show_typed)
+from .inputs import add_click, CLICKS, page_fields, QUESTION_FIELDS, question_fields, show_typed
+from .uploads import Limits, open_upload
 from ..core import DataError, Model
 
 # %% ../../nbs/commands/30_app.ipynb #38c790f6
@@ -26,6 +26,10 @@ _INVITATIONS = dict(
     prompts="Click on a thing in the photo, or on two opposite corners of a box around it, and see its mask.",
     support="Show another photo and the mask of a thing in it; the model looks for such things in yours.",
     nothing="Drop a photo; the model divides it into segments by itself.")
+_MORE = dict(
+    everything=" Name nothing, and the whole photo is divided into segments.",
+    instances=" If you wish, each instance of a name by itself.",
+    known=" A segment map of which a part is known can be completed.")
 
 def invitation(
     model:Model,             # that is open
@@ -36,7 +40,8 @@ def invitation(
     method = model.method
     is_open = f"`{Path(name).name}` is open, a `{method.name}` model asked by {method.asked_by}."
     size = f"Photos up to {limits.megabytes:g} MB and {limits.megapixels:g} megapixels."
-    return f"# textseg\n{_INVITATIONS[method.asked_by]}\n\n{is_open} {size}"
+    more = ''.join(words for word, words in _MORE.items() if word in method.supports)
+    return f"# textseg\n{_INVITATIONS[method.asked_by]}{more}\n\n{is_open} {size}"
 
 # %% ../../nbs/commands/30_app.ipynb #956fe1cf
 def _gradio():
@@ -63,7 +68,7 @@ def _questions(gr, model):
     if model.method.asked_by=='prompts':
         what = gr.Radio(CLICKS, value=CLICKS[0], label='A click on the photo adds', elem_id='clicks')
         clicks = [what, gr.Image(label='Asked so far', interactive=False, visible=False, format='png', elem_id='asked')]
-    return [_widget(gr, f) for f in QUESTION_FIELDS[model.method.asked_by]], clicks
+    return [_widget(gr, f) for f in question_fields(model.method)], clicks
 
 def _options(gr, fields):
     "Widgets of options, folded away; none if there are none"
@@ -131,10 +136,11 @@ def build_page(
     Raises `DataError` if Gradio is not installed.
     """
     gr, fields = _gradio(), page_fields(model, limits)
+    asked = len(QUESTION_FIELDS[model.method.asked_by])      # what is asked in the samples, without what else can be
     with gr.Blocks(title='textseg', analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(invitation(model, name, limits))
         photo, question, options, clicks, button, answers = _columns(gr, model, fields)
-        gr.Examples(sample_inputs(folder, model.method.asked_by), [photo, *question], cache_examples=False,
+        gr.Examples(sample_inputs(folder, model.method.asked_by), [photo, *question[:asked]], cache_examples=False,
                     label='No photo at hand? Pick one.')
         answer = _sentences(make_handler(model, folder, limits), [f.kind for f in fields], folder)
         button.click(answer, [photo, *question, *options], answers, api_name='segment', concurrency_limit=1,

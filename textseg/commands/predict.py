@@ -39,7 +39,8 @@ def _save_segments(answer, photo, path, of, quiet):
     facts = dict(file_name=path.name, **({'text': of} if of else {}))
     write_atomic(path.with_suffix('.json'), dumps(panoptic_annotation(answer, **facts)))
     write_image(path.with_name(f'{path.stem}_overlay{path.suffix}'), show_answers(photo, [answer]))
-    if not quiet: print(f"{path}: {len(answer.segments_info)} {f'instances of {of!r}' if of else 'segments'}")
+    n, what = len(answer.segments_info), 'instance' if of else 'segment'
+    if not quiet: print(f"{path}: {n} {what}{'s'*(n!=1)}{f' of {of!r}' if of else ''}")
 
 def _save_answers(answers, photo, out, by_text, painted, quiet):
     "Write whatever was answered"
@@ -89,7 +90,7 @@ def _with_usual(model, **typed):
 def textseg_predict(
     model:str,               # a run, a model folder, a hub id, tiny-seg, or a SAM
     image:str,               # file of the photo; with --coco also a folder of photos
-    text:_Text='',           # what to segment; several have commas between; nothing for everything, or if asked otherwise
+    text:_Text='',           # what to segment; several have commas between; none for everything, or if asked otherwise
     out:str='mask.png',      # file of the mask, or of a segment map; with several questions, each is put into the name
     painted:bool=False,      # save the redrawn photo too, beside the mask
     box:str='',              # ask a SAM by a box: x0,y0,x1,y1 in pixels; several have blanks between
