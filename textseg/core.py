@@ -233,6 +233,7 @@ class Stage(NamedTuple):
     recipe:Callable      # `(model) -> dict`: default options of `train`, of `build` and of `examples` for that model
     collate:Callable|None=None  # `list of examples -> batch`; torch's own when None
     options:frozenset=frozenset()  # further options of a `build` that takes any
+    finish:Callable|None=None      # `(trained, examples) -> None`: what is measured on examples before it is saved
 
 class Method(NamedTuple):
     "All that the rest of the package knows about a method"

@@ -61,6 +61,7 @@ def segment_example(
     flip:bool=False,         # mirror left and right
     keep_largest:bool=True,  # of too many segments, keep the largest and ignore the rest
     min_area:int=0,          # smaller segments are ignored, pixels of the letterbox
+    decode:bool=True,        # decode the photo; if not, the image is empty
 )->SegmentExample:           # `text` is the name
     """Put a photo and its segments into a letterbox.
 
@@ -72,7 +73,7 @@ def segment_example(
     small = _small(ids, min_area)
     try: numbered = number_segments(np.where(small, 0, ids), bits, keep_largest)
     except DataError as error: raise DataError(f"photo {image_id} of {source.root}: {error}") from error
-    image = open_letterboxed(source.photo(image_id), size, flip)
+    image = open_letterboxed(source.photo(image_id), size, flip) if decode else torch.zeros(3, 0, 0)
     ignore = ignore | torch.from_numpy(small | numbered.lost)
     return SegmentExample(image, torch.from_numpy(numbered.ids), ignore, name, image_id, numbered.dropped)
 
@@ -95,11 +96,12 @@ class SegmentExamples(Dataset):
         flip:float=.5,           # chance to mirror an item, in [0, 1]
         keep_largest:bool=True,  # of too many segments, keep the largest and ignore the rest
         min_area:int=0,          # smaller segments are ignored, pixels of the letterbox
+        photos:bool=True,        # decode photos; if not, images are empty
     ):
         _check_share(named=named, absent=absent, flip=flip)
         self.source, self.size, self.bits, self.seed, self.names = source, size, bits, seed, Vocabulary(source)
         self.named, self.absent, self.flip = named, absent, flip
-        self.keep_largest, self.min_area = keep_largest, min_area
+        self.keep_largest, self.min_area, self.photos = keep_largest, min_area, photos
         ids = np.array(source.image_ids, np.int64)
         self.image_ids = ids[np.isin(ids, source.instances()[0])].tolist()       # photos of crowds alone are left out
         if not self.image_ids:
@@ -130,7 +132,7 @@ class SegmentExamples(Dataset):
     def __getitem__(self, at:tuple[int, int]|int)->SegmentExample:
         "Make the example of `(epoch, index)`; an index alone means epoch 0"
         image_id, name, flip = self.question(at)
-        options = dict(keep_largest=self.keep_largest, min_area=self.min_area)
+        options = dict(keep_largest=self.keep_largest, min_area=self.min_area, decode=self.photos)
         return segment_example(self.source, image_id, self.size, self.bits, name, flip, **options)
 
 # %% ../../nbs/data/36_segmentexamples.ipynb #b9a59664
@@ -150,6 +152,7 @@ def segment_examples(
     named:float=0.,    # share of items that ask for a name, in [0, 1]
     absent:float=.1,   # share of these whose name is not in the photo, in [0, 1]
     min_area:int=0,    # smaller segments are ignored, pixels of the example
+    photos:bool=True,  # decode photos; an autoencoder for maps alone needs none
 )->SegmentExamples:    # items `(epoch, index)` are `SegmentExample`s
     "Make examples of whole photos with their segments"
-    return SegmentExamples(source, size, bits, seed, named, absent, min_area=min_area)
+    return SegmentExamples(source, size, bits, seed, named, absent, min_area=min_area, photos=photos)
