@@ -19,5 +19,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     rules=['hsv_range', 'color_mask', 'COLOR_RANGES', 'spectral_index', 'components', 'auto_prompts', 'PROMPT_TYPES'],
     losses=['to_grid', 'cross_entropy', 'focal_loss', 'dice_loss', 'focal_dice', 'dice_bce', 'mask_iou', 'mask_loss',
             'squared_error', 'latent_focal'],
+    segment_losses=['known_labels', 'segment_rows', 'segment_terms', 'spread_points', 'sample_logits', 'sample_labels',
+                    'sample_points', 'segment_loss'],
     bits=['NumberedSegments', 'number_segments', 'shuffle_ids', 'ids_to_bits', 'bits_to_ids', 'ids_to_colors'],
     segments=['SegmentMap', 'logits_to_segments', 'foreground_scores'])

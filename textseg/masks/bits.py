@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NumberedSegments', 'number_segments', 'shuffle_ids', 'ids_to_bits', 'bits_to_ids', 'ids_to_colors']
 
-# %% ../../nbs/masks/50_bits.ipynb #cd837315
+# %% ../../nbs/masks/50_bits.ipynb #9901a1ba
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from ..core import DataError, draw_per_sample
 
-# %% ../../nbs/masks/50_bits.ipynb #d2de8df6
+# %% ../../nbs/masks/50_bits.ipynb #f36968a8
 class NumberedSegments(NamedTuple):
     "A segment map with small ids"
     ids:ndarray        # `(H, W)` int64 in [0, 2**bits): 0 where nothing is, or what was there is dropped
@@ -69,7 +69,7 @@ def number_segments(
     def spread(table): return np.repeat(table[places], lengths).reshape(segments.shape)
     return NumberedSegments(spread(number), values[kept].tolist(), len(dropped), spread(is_lost))
 
-# %% ../../nbs/masks/50_bits.ipynb #daaec5ae
+# %% ../../nbs/masks/50_bits.ipynb #c002a0e5
 def _check_ids(ids, bits):
     "Raise `DataError` if ids need more bits; ids on an accelerator are not waited for"
     if ids.device.type!='cpu' or not ids.numel(): return
@@ -93,7 +93,7 @@ def shuffle_ids(
     new = draw_per_sample(draw, len(ids), generator).argsort(1).to(ids.device) + 1     # (B, 2**bits - 1)
     return F.pad(new, (1, 0)).gather(1, ids.flatten(1)).view_as(ids)
 
-# %% ../../nbs/masks/50_bits.ipynb #f2e44aa8
+# %% ../../nbs/masks/50_bits.ipynb #c5787865
 def _bit_table(bits, device):
     "The code of each id, `(2**bits, bits)`"
     ids = torch.arange(2**bits, device=device)[:, None]
@@ -116,7 +116,7 @@ def ids_to_bits(
     _check_ids(ids, bits)
     return _look_up(ids, _bit_table(bits, ids.device))
 
-# %% ../../nbs/masks/50_bits.ipynb #127e571f
+# %% ../../nbs/masks/50_bits.ipynb #282b4562
 def bits_to_ids(
     codes:Tensor,  # `(B, bits, H, W)` float, near -1 and +1, or near 0 where nothing is
 )->Tensor:         # `(B, H, W)` int64 in [0, 2**bits)
@@ -124,7 +124,7 @@ def bits_to_ids(
     place = 1 << torch.arange(codes.shape[1], device=codes.device).view(-1, 1, 1)
     return ((codes>0)*place).sum(1) * (codes.abs().mean(1)>=.5)
 
-# %% ../../nbs/masks/50_bits.ipynb #e974dca4
+# %% ../../nbs/masks/50_bits.ipynb #4310b38c
 def _color_table(bits, device):
     "The colour of each id, `(2**bits, 3)` in [-1, 1]"
     ids, table = torch.arange(2**bits, device=device), torch.zeros(2**bits, 3, device=device)
