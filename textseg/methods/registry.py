@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 
 from ..core import DataError, did_you_mean, Method, Model, read_method
-from . import cocogold, logits, pixels, sam, samtext
+from . import cocogold, ldmseg, logits, pixels, sam, samtext
 from ..models.tiny import model_folder
 
 # %% ../../nbs/methods/90_registry.ipynb #8d0a1c07
-_SHIPPED = cocogold.METHOD, cocogold.BINARY, pixels.METHOD, logits.METHOD, sam.METHOD, samtext.METHOD
+_SHIPPED = (cocogold.METHOD, cocogold.BINARY, pixels.METHOD, logits.METHOD, sam.METHOD, samtext.METHOD,
+            ldmseg.METHOD, ldmseg.INSTANCES)
 METHODS = {m.name:m for m in _SHIPPED}
 DEFAULT_METHOD = _SHIPPED[0].name   # of a training that names none
 
@@ -57,7 +58,7 @@ def method_of(
     facts = read_method(model_folder(folder))
     name = facts['method'] if facts else _recorded_method(Path(folder))
     if name: return find_method(name)
-    for method in METHODS.values():
+    for method in reversed(METHODS.values()):
         if method.recognizes and method.recognizes(folder): return method
     raise DataError(f"there is no segmenter in '{folder}'; name a run folder, a model folder, a hub id, or 'tiny-seg'")
 
