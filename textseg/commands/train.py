@@ -18,7 +18,7 @@ from .common import clear_errors, command_source, either_spelling, is_main, need
 def textseg_train(
     data:str='',             # data folder: COCO, or label maps; needed
     out:str='',              # folder of the run, which goes on if it holds a checkpoint; needed
-    method:str=None,         # cocogold, binary (black and white), logits (unpainted), sam, samtext; else cocogold
+    method:str=None,         # cocogold, binary, pixels, logits, sam, samtext, ldmseg, instances; cocogold if not given
     model:str=None,          # tiny, scratch, a Stable Diffusion folder or hub id, a SAM; the method's own by default
     steps:str='1000',        # updates of the weights; for each stage, with commas between, or one number for all
     split:str='train',       # part of the data to learn from
@@ -27,6 +27,8 @@ def textseg_train(
     names:str='',            # names to learn, with commas between; all that aren't held out when empty
     min_side:int=0,          # leave out photos with a shorter side, pixels; cocogold takes 300
     absent:float=None,       # chance to ask for a name that is not in the photo; .1 when not given
+    named:float=None,        # of a method that also answers without a name: share of examples asked by one, in [0, 1]
+    bits:int=None,           # of a method that codes segment ids: n bits are room for 2^n-1 segments in a photo
     balanced:bool=True,      # ask for each category equally often; with --no-balanced as often as it occurs
     phrases:bool=False,      # say names in other words too: templates and synonyms
     color:str=None,          # the paint: a name or #rrggbb; green when not given
@@ -56,8 +58,9 @@ def textseg_train(
         source = command_source(data, split, names, min_side, skip_bad, kind)
         from textseg.methods.registry import DEFAULT_METHOD
         from textseg.recipes.finetune import fine_tune
-        wanted = dict(batch_size=batch_size, lr=lr, precision=precision, absent=absent, color=color, prompt=prompt,
-                      one_step=one_step or None, phrases=phrases or None, balanced=None if balanced else False)
+        wanted = dict(batch_size=batch_size, lr=lr, precision=precision, absent=absent, named=named, bits=bits,
+                      color=color, prompt=prompt, one_step=one_step or None, phrases=phrases or None,
+                      balanced=None if balanced else False)
         changes = {k:v for k, v in wanted.items() if v is not None}
         loop = dict(workers=workers, accumulate=accumulate, save_every=save_every, trackers=['tensorboard']*tensorboard)
         run = dict(size=size, shown=source, show_every=show_every, cache=cache or None, views=views, rank=rank)
