@@ -130,7 +130,7 @@ def _empty_state(embed_text, by_name):
 
 def _saved_part(part, folder):
     "A part that an earlier training saved"
-    try: return part.from_pretrained(folder)
+    try: return part.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError) as e:
         raise DataError(f"no {part.__name__} could be opened from {folder} ({str(e).splitlines()[0]}); train both stages "
                         "with textseg_train --method ldmseg") from e
@@ -193,13 +193,13 @@ def segment(
     questions:Questions,           # texts, whose instances are wanted; or none for everything; a known map, perhaps
     generator:Generator,           # draws the noise
     steps:int|None=None,           # denoising steps; the method's own when None
-    min_probability:float=.5,      # least probability of a pixel's segment, in [0, 1]
-    min_segment:int|None=None,     # least area of a segment, pixels of the photo; 2 in 1000 of it when None
+    threshold:float=.5,            # least probability of a pixel's segment, in [0, 1]
+    min_area:int|None=None,        # least area of a segment, pixels of the photo; 2 in 1000 of it when None
 )->list[Prediction]:               # one for each text, or one for everything
     "Draw the segment map of a photo for each text"
     pipe, texts = self.pipeline(), list(questions.texts)
     pipe.set_progress_bar_config(disable=True)
-    out = pipe(photo, texts or None, questions.known, steps or self.steps, generator, min_probability, min_segment)
+    out = pipe(photo, texts or None, questions.known, steps or self.steps, generator, threshold, min_area)
     answers = zip(texts or ['everything'], out.score or [None], out.segments, out.segments_info)
     return [Prediction(name, score, segments=ids, segments_info=info) for name, score, ids, info in answers]
 
