@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SegmentMap', 'logits_to_segments', 'foreground_scores']
 
-# %% ../../nbs/masks/55_segments.ipynb #7fc46793
+# %% ../../nbs/masks/55_segments.ipynb #10bb5fc4
 from math import ceil
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-# %% ../../nbs/masks/55_segments.ipynb #5bcaa598
-_AT_ONCE = dict(cpu=2**19)      # numbers in a strip: 2 MB stay in the cache of a processor
-_ON_GPU = 2**24                 # 64 MB: few launches, and no more memory than a U-Net leaves
+# %% ../../nbs/masks/55_segments.ipynb #28ed90fc
+_AT_ONCE = dict(cpu=2**19)      # numbers in a buffer: 2 MB stay in the cache of a processor
+_ON_GPU = 2**24                 # 64 MB: few launches, and less memory than a U-Net takes
 
 def _between(pixels, cells, share, device):
     "For each pixel of an axis: the two cells that it lies between, and how far it is on the way to the second"
@@ -31,17 +31,21 @@ def _mixed(x, axis, between, buffers):
     torch.index_select(x, axis, high, out=b)
     return torch.lerp(a, b, share.view(-1, *[1]*(x.ndim-1-axis)), out=a)
 
-def _strips(cells, width, height, extent, at_once):
+def _axes(cells, width, height, extent):
+    "Between which cells the rows and the columns of a photo lie"
+    sizes = zip((height, width), cells.shape[:2], extent[::-1])
+    return [_between(pixels, n, share, cells.device) for pixels, n, share in sizes]
+
+def _strips(cells, y, x, at_once):
     "Enlarge `(h, w, C)` a few rows at a time: which rows, their numbers `(r, W, C)`, and a buffer of the same shape"
-    (h, w, c), device = cells.shape, cells.device
-    rows, columns = _between(height, h, extent[1], device), _between(width, w, extent[0], device)
-    step = max(1, at_once//max(width*c, 1))
-    narrow, wide = ([cells.new_empty(min(step, height), n, c) for _ in range(2)] for n in (w, width))
+    (_, w, c), (height, width) = cells.shape, (len(y[0]), len(x[0]))
+    step = min(height, max(1, at_once//max(width*c, 1)))
+    narrow, wide = ([cells.new_empty(step, n, c) for _ in range(2)] for n in (w, width))
     for top in range(0, height, step):
         part = slice(top, min(top+step, height))
         n = part.stop - top
-        strip = _mixed(cells, 0, [v[part] for v in rows], [b[:n] for b in narrow])
-        yield part, _mixed(strip, 1, columns, [b[:n] for b in wide]), wide[1][:n]
+        strip = _mixed(cells, 0, [v[part] for v in y], [b[:n] for b in narrow])
+        yield part, _mixed(strip, 1, x, [b[:n] for b in wide]), wide[1][:n]
 
 def _cells(logits):
     "Logits `(B, K, h, w)` with all that belongs to a cell in one place, `(h, w, B*K)`"
@@ -61,25 +65,65 @@ def _chunks(logits, width, height, at_once):
     at_once = at_once or _AT_ONCE.get(logits.device.type, _ON_GPU)
     return logits.split(max(1, int(at_once//(logits.shape[1]*width*height)))), at_once
 
-# %% ../../nbs/masks/55_segments.ipynb #cd7ff32d
+# %% ../../nbs/masks/55_segments.ipynb #3a11646c
 class SegmentMap(NamedTuple):
     "The segments of a photo"
     segments:ndarray          # `(H, W)` int32: the id of the segment, which is its place among the logits; 0 is void
     segments_info:list[dict]  # of each segment, by id: `id`, `area` in pixels, and `score`, its mean probability
 
-def _best(cells, n, width, height, extent, threshold, at_once):
-    "The best id of each pixel, 0 below the threshold, and its probability; both `(H, W, n)`"
-    k = cells.shape[2]//n
-    ids = torch.zeros(height, width, n, dtype=torch.uint8 if k<=256 else torch.int16, device=cells.device)
-    probabilities = cells.new_zeros(height, width, n)
-    for rows, strip, spare in _strips(cells, width, height, extent, at_once):
-        p = torch.softmax(strip.view(-1, k), -1, out=spare.view(-1, k))          # (r * W * n, K)
-        candidates = (p.amax(0)>=threshold).nonzero()[:, 0]
-        if not len(candidates): continue
-        highest, place = p.T[candidates].max(0)
-        ids[rows] = torch.where(highest>=threshold, candidates[place], 0).view(-1, width, n).to(ids.dtype)
-        probabilities[rows] = highest.view(-1, width, n)
+def _winners(logits, least, spare):
+    "The best id of each row of `(N, K)` logits and its probability; -1 where that is below `least`"
+    p = torch.softmax(logits, -1, out=spare)
+    candidates = (p.amax(0)>=least).nonzero()[:, 0]
+    if not len(candidates): return -1, 0.
+    highest, place = p.T[candidates].max(0)
+    return torch.where(highest>=least, candidates[place], -1), highest
+
+def _all_winners(n, logits_of, rows, least, at_once):
+    "The same for `n` rows, as many at a time as go together; `logits_of(part, buffers)` gives their logits"
+    step = max(1, min(at_once//rows.shape[1], n))
+    buffers = [rows.new_empty(step, rows.shape[1]) for _ in range(3)]
+    ids, probabilities = rows.new_empty(n, dtype=torch.int16), rows.new_empty(n)
+    for first in range(0, n, step):
+        part = slice(first, min(first+step, n))
+        own = [x[:part.stop-first] for x in buffers]
+        ids[part], probabilities[part] = _winners(logits_of(part, own), least, own[1])
     return ids, probabilities
+
+def _agreed(ids):
+    "The id of each cell of `(h, w, n)` if its neighbours to the right, below, and between have it as well, or -1"
+    for axis in (0, 1):
+        following = (torch.arange(ids.shape[axis], device=ids.device)+1).clamp(max=ids.shape[axis]-1)
+        ids = torch.where(ids==ids.index_select(axis, following), ids, -1)
+    return ids
+
+def _inside(cells, n, y, x, least, at_once):
+    "Where four cells agree: the id of each pixel, and its probability, both `(H, W, n)`; elsewhere the id is -1"
+    h, w, c = cells.shape
+    rows = cells.view(h*w*n, c//n)
+    ids, p = _all_winners(len(rows), lambda part, _: rows[part], rows, least, at_once)
+    odds = _strips(torch.logit(p, 2**-24).view(h, w, n), y, x, at_once)
+    agreed = _agreed(ids.view(h, w, n)).index_select(0, y[0]).index_select(1, x[0])
+    return agreed, torch.cat([1/(1 + strip.neg().exp()) for _, strip, _ in odds])    # sigmoid, the same in any strip
+
+def _elsewhere(cells, n, y, x, places):
+    "The rows of all cells, and a function that gives the logits of some of the pixels at `places`"
+    (h, w, c), (py, px, photo) = cells.shape, places
+    rows, down, right = cells.view(h*w*n, c//n), y[2][py], x[2][px][:, None]
+    left_end, right_end = ([(side[py]*w + column[px])*n + photo for side in y[:2]] + [down] for column in x[:2])
+    def logits_of(part, buffers):
+        a, spare, b = buffers
+        ends = [_mixed(rows, 0, [v[part] for v in end], (own, spare)) for end, own in ((left_end, a), (right_end, b))]
+        return torch.lerp(*ends, right[part], out=a)
+    return rows, logits_of
+
+def _best(cells, n, y, x, threshold, at_once):
+    "The best id of each pixel, 0 below the threshold, and its probability; both `(H, W, n)`"
+    ids, probabilities = _inside(cells, n, y, x, max(threshold, .5)+1e-4, at_once)
+    places = (ids<0).nonzero(as_tuple=True)
+    rows, logits_of = _elsewhere(cells, n, y, x, places)
+    ids[places], probabilities[places] = _all_winners(len(places[0]), logits_of, rows, threshold, at_once)
+    return ids.clamp_(min=0), probabilities
 
 def _count(ids, probabilities, k):
     "Pixels of each id, and the sum of their probabilities, both `(n, K)`"
@@ -88,17 +132,18 @@ def _count(ids, probabilities, k):
     whole = (probabilities*2**24).round().double().flatten()
     return (where.bincount(w, n*k).view(n, k) for w in (None, whole))
 
-def _claims(cells, areas, width, height, extent, at_once):
+def _claims(cells, areas, y, x, at_once):
     "Pixels with a logit of at least 0, for each id that has won some; `(n, K)`"
     claims, won = torch.zeros_like(areas).flatten(), areas.flatten().nonzero()[:, 0]
-    for _, strip, _ in _strips(cells[..., won].contiguous(), width, height, extent, at_once):
+    for _, strip, _ in _strips(cells.index_select(2, won), y, x, at_once):
         claims[won] += strip.ge_(0).sum((0, 1)).long()
     return claims.view_as(areas)
 
 def _apply(kept, ids):
     "Make ids void that are not kept, and bring the map to the host, `(n, H, W)` int32"
     n, k = kept.shape
-    table = torch.where(kept, torch.arange(k, device=kept.device), 0).to(ids.dtype).flatten()
+    table = torch.where(kept, torch.arange(k, device=kept.device), 0).flatten()
+    table = table.to(torch.uint8 if k<=256 else torch.int16)
     return table[ids + torch.arange(n, device=ids.device)*k].permute(2, 0, 1).cpu().numpy().astype('int32')
 
 def _describe(kept, areas, sums):
@@ -106,6 +151,16 @@ def _describe(kept, areas, sums):
     scores = (sums/areas.clamp(min=1)/2**24).tolist()
     rows = zip(kept.tolist(), areas.tolist(), scores)
     return [[dict(id=i, area=a, score=s) for i, (keep, a, s) in enumerate(zip(*row)) if keep] for row in rows]
+
+def _segment_maps(photos, size, extent, threshold, min_area, overlap, at_once):
+    "The segment maps of photos that go together"
+    cells, (n, k) = _cells(photos), photos.shape[:2]
+    y, x = _axes(cells, *size, extent)
+    ids, probabilities = _best(cells, n, y, x, threshold, at_once)
+    areas, sums = _count(ids, probabilities, k)
+    areas[:, 0] = 0                                                              # void is no segment
+    kept = (areas>=max(min_area, 1)) & (areas>=overlap*_claims(cells, areas, y, x, at_once))
+    return map(SegmentMap, _apply(kept, ids), _describe(kept, areas, sums))
 
 @torch.no_grad()
 def logits_to_segments(
@@ -125,18 +180,10 @@ def logits_to_segments(
     """
     _check(logits, width, height, extent)
     chunks, at_once = _chunks(logits, width, height, at_once)
-    maps, k = [], logits.shape[1]
-    for photos in chunks:
-        cells = _cells(photos)
-        ids, probabilities = _best(cells, len(photos), width, height, extent, threshold, at_once)
-        areas, sums = _count(ids, probabilities, k)
-        areas[:, 0] = 0                                                          # void is no segment
-        claims = _claims(cells, areas, width, height, extent, at_once)
-        kept = (areas>=max(min_area, 1)) & (areas>=overlap*claims)
-        maps += map(SegmentMap, _apply(kept, ids), _describe(kept, areas, sums))
-    return maps
+    rules = extent, threshold, min_area, overlap, at_once
+    return [m for photos in chunks for m in _segment_maps(photos, (width, height), *rules)]
 
-# %% ../../nbs/masks/55_segments.ipynb #37420dc2
+# %% ../../nbs/masks/55_segments.ipynb #de201ec4
 @torch.no_grad()
 def foreground_scores(
     logits:Tensor,                        # `(B, K, h, w)` float, any device: for each cell, a logit of each id
@@ -155,7 +202,7 @@ def foreground_scores(
     for photos in chunks:
         cells, n = _cells(photos), len(photos)
         score = cells.new_empty(height, width, n)
-        for rows, strip, spare in _strips(cells, width, height, extent, at_once):
+        for rows, strip, spare in _strips(cells, *_axes(cells, width, height, extent), at_once):
             p = torch.softmax(strip.view(-1, k), -1, out=spare.view(-1, k))
             score[rows] = 1 - p[:, 0].view(-1, width, n)
         scores.append(score.permute(2, 0, 1).cpu())
