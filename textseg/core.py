@@ -202,7 +202,7 @@ class Questions(NamedTuple):
     texts:Sequence[str]=()           # what to segment, one mask each
     prompts:Any=None                 # `PointPrompts` or `BoxPrompts`, in pixels of the photo, one mask each
     support:Sequence[Support]=()     # photos with masks, which together show one thing, or several classes
-    known:ndarray|None=None          # segment map to complete, `(H, W)` ids >= 0 in the frame of the photo; 0 is unknown
+    known:ndarray|None=None          # segment map to complete, `(H, W)` ids >= 0, the size of the photo; 0 is unknown
 
 # %% ../nbs/00_core.ipynb #66363573
 @dataclass

@@ -13,6 +13,10 @@ from fastcore.script import call_parse
 from .common import clear_errors, command_source, either_spelling, is_main, need, quieten, split_numbers
 
 # %% ../../nbs/commands/20_train.ipynb #24c5dc10
+def _switched(balanced, **on):
+    "Switches that are not as they usually are; None for the others"
+    return {k:v or None for k, v in on.items()} | dict(balanced=None if balanced else False)
+
 @call_parse
 @either_spelling
 def textseg_train(
@@ -59,12 +63,11 @@ def textseg_train(
         from textseg.methods.registry import DEFAULT_METHOD
         from textseg.recipes.finetune import fine_tune
         wanted = dict(batch_size=batch_size, lr=lr, precision=precision, absent=absent, named=named, bits=bits,
-                      color=color, prompt=prompt, one_step=one_step or None, phrases=phrases or None,
-                      balanced=None if balanced else False)
+                      color=color, prompt=prompt, **_switched(one_step=one_step, phrases=phrases, balanced=balanced))
         changes = {k:v for k, v in wanted.items() if v is not None}
         loop = dict(workers=workers, accumulate=accumulate, save_every=save_every, trackers=['tensorboard']*tensorboard)
-        run = dict(size=size, shown=source, show_every=show_every, cache=cache or None, views=views, rank=rank)
-        fine_tune(source, out, each, method or DEFAULT_METHOD, model or None, seed, checkpointing=checkpointing,
-                  quiet=quiet, **run, **loop, **changes)
+        run = dict(size=size, shown=source, show_every=show_every, cache=cache or None, views=views, rank=rank,
+                   checkpointing=checkpointing, quiet=quiet)
+        fine_tune(source, out, each, method or DEFAULT_METHOD, model or None, seed, **run, **loop, **changes)
         if not is_main(): return
         print(f'{out}: {len(source.image_ids)} photos, {steps} steps; the model is in {Path(out)/"model"}')
