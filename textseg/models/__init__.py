@@ -25,4 +25,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
     pipeline=['mean_and_spread', 'median_and_deviation', 'TextSegOutput', 'TextSegPipeline'],
     maskvae=['MaskVAE', 'tiny_mask_vae', 'ids_to_codes', 'encode_ids', 'measure_scaling', 'decode_ids'],
     segmentunet=['widen_for_segments', 'EmptyState', 'SegmentDenoiser', 'segment_scheduler', 'to_x0', 'snr_weights',
-                 'sample_segments'])
+                 'sample_segments'],
+    panopticpipeline=['PanopticOutput', 'PanopticPipeline'])

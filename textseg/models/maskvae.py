@@ -14,6 +14,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Generator, Tensor, nn
 
 from ..masks.bits import ids_to_bits, ids_to_colors
@@ -68,6 +69,7 @@ class MaskVAE(ModelMixin, ConfigMixin):
         self.encoder = _encoder(inputs, block_out_channels, mid_channels, 2*latent_channels, norm_num_groups)
         self.decoder = _decoder(latent_channels, mid_channels, upscalers, 2**bits, norm_num_groups)
 
+    @apply_forward_hook   # a pipeline may keep networks in main memory until they are used
     def encode(
         self,
         codes:Tensor,           # `(B, bits, H, W)`, or 3 channels; sides are multiples of the stride
@@ -82,6 +84,7 @@ class MaskVAE(ModelMixin, ConfigMixin):
                              "pad it with 0")
         return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(self.encoder(codes)))
 
+    @apply_forward_hook
     def decode(
         self,
         latents:Tensor,  # `(B, C, h, w)`, not scaled

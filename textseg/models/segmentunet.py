@@ -84,8 +84,16 @@ class SegmentDenoiser(nn.Module):
         "Compute activations a second time in the backward pass, and keep fewer of them"
         self.unet.enable_gradient_checkpointing()
 
-    def _context(self, n, prompt_embeds, named):
-        "What each of `n` samples attends to, `(n, L, D)`"
+    def context(
+        self,
+        n:int,                           # samples
+        prompt_embeds:Tensor|None=None,  # of the texts, `(n, L, D)`; the empty state for all when None
+        named:Tensor|None=None,          # `(n,)` bool: which samples have a text; all when None
+    )->Tensor:                           # `(n, L, D)`
+        """Choose what each sample of a batch attends to.
+
+        Raises `ValueError` if only some samples have a text and the empty state has another shape than the texts.
+        """
         state = self.empty_state(n)
         if prompt_embeds is None: return state
         if named is None: return prompt_embeds
@@ -100,13 +108,10 @@ class SegmentDenoiser(nn.Module):
         inputs:Tensor,                   # `(B, 3C, h, w)`: noisy segment map, photo, self-condition
         t:Tensor,                        # noise levels, `(B,)`
         prompt_embeds:Tensor|None=None,  # of the texts, `(B, L, D)`; the empty state for all when None
-        named:Tensor|None=None,          # `(B,)` bool: which samples have a text; all when None
+        named:Tensor|None=None,          # `(B,)` bool: which samples have a text; all when None; see `context`
     )->Tensor:                           # `(B, C, h, w)` float32: noise or `v`, as the noise process has it
-        """Predict what is noise in the latents of segment maps.
-
-        Raises `ValueError` if only some samples have a text and the empty state has another shape than the texts.
-        """
-        context = self._context(len(inputs), prompt_embeds, named)
+        "Predict what is noise in the latents of segment maps"
+        context = self.context(len(inputs), prompt_embeds, named)
         return self.unet(inputs.to(self.unet.dtype), t, context.to(self.unet.dtype)).sample.float()
 
 # %% ../../nbs/models/62_segmentunet.ipynb #570a8cf2
