@@ -26,6 +26,7 @@ BENCHES = {                                           # name -> module and funct
     'cache':      'textseg.bench.loading:bench_cache',
     'morphology': 'textseg.bench.masks:bench_morphology',
     'pq':         'textseg.bench.masks:bench_pq',
+    'segments':   'textseg.bench.segments:bench_segments',
     'decoder':    'textseg.bench.sam_decoder:bench_decoder',
     'step':       'textseg.bench.reliability:bench_step',
     'kill':       'textseg.bench.reliability:bench_kill',
