@@ -90,6 +90,15 @@ def _own_ids(found, numbers):
     info = [s | dict(id=names[s['id']]) for s in found.segments_info]
     return SegmentMap(table[found.segments], sorted(info, key=lambda s: s['id']))
 
+def _pasted(found, known):
+    "A segment map with the known pixels as they were given"
+    if not known.any(): return found
+    segments = np.where(known>0, known, found.segments).astype(np.int32)
+    scores = {s['id']: s['score'] for s in found.segments_info}
+    ids, areas = np.unique(segments[segments>0], return_counts=True)
+    return SegmentMap(segments, [dict(id=i, area=n, score=scores.get(i, 1.))
+                                 for i, n in zip(ids.tolist(), areas.tolist())])
+
 @dataclass
 class PanopticOutput(BaseOutput):
     "What the pipeline answers, one entry for each question, each in the size of its photo"
@@ -162,7 +171,7 @@ class PanopticPipeline(DiffusionPipeline):
         steps = self.config.steps if num_inference_steps is None else num_inference_steps
         logits = decode_ids(self.mask_vae, self._draw(photos, given, embeds, steps, generator, on_step))
         self.maybe_free_model_hooks()
-        read = [self._read(q.photo, x, numbers, threshold, min_area, overlap)
+        read = [self._read(q, x, numbers, threshold, min_area, overlap)
                 for q, x, numbers in zip(questions, logits.split(1), given.numbers)]
         score = None if embeds is None else [self._score(q.photo, x) for q, x in zip(questions, logits.split(1))]
         return PanopticOutput([r.segments for r in read], [r.segments_info for r in read], score)
@@ -198,10 +207,11 @@ class PanopticPipeline(DiffusionPipeline):
         "Share of the letterbox that a photo covers, across and down"
         return tuple(v/self.size for v in letterbox_size(*photo.size, self.size))
 
-    def _read(self, photo, logits, numbers, threshold, min_area, overlap):
+    def _read(self, question, logits, numbers, threshold, min_area, overlap):
         "The segments of a photo, from logits `(1, K, h, w)`"
+        photo = question.photo
         area = round(.002*photo.width*photo.height) if min_area is None else min_area
         found, = logits_to_segments(logits, *photo.size, self._extent(photo), threshold, area, overlap)
-        return _own_ids(found, numbers)
+        return _pasted(_own_ids(found, numbers), question.known)
 
     def _score(self, photo, logits): return foreground_scores(logits, *photo.size, self._extent(photo))[0]

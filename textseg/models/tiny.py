@@ -108,7 +108,7 @@ WEIGHTS = Path(str(files('textseg')))/'weights'
 
 # %% ../../nbs/models/20_tiny.ipynb #5ce8f9a6
 def model_folder(
-    name:str|Path,  # 'tiny', 'tiny-seg' or 'tiny-sam', a folder, or a hub id
+    name:str|Path,  # 'tiny', 'tiny-seg', 'tiny-sam' or 'tiny-ldmseg', a folder, or a hub id
 )->str:             # a folder, or the hub id
     "Find the folder of a model that is shipped with the package; leave other names alone"
-    return str(WEIGHTS/name) if name in ('tiny', 'tiny-seg', 'tiny-sam') else str(name)
+    return str(WEIGHTS/name) if name in ('tiny', 'tiny-seg', 'tiny-sam', 'tiny-ldmseg') else str(name)
