@@ -22,7 +22,7 @@ def _switched(balanced, **on):
 def textseg_train(
     data:str='',             # data folder: COCO, or label maps; needed
     out:str='',              # folder of the run, which goes on if it holds a checkpoint; needed
-    method:str=None,         # cocogold, binary, pixels, logits, sam, samtext, ldmseg, instances; cocogold if not given
+    method:str=None,         # cocogold, binary, pixels, logits, sam, samtext, ldmseg, ldmtext; cocogold if not given
     model:str=None,          # tiny, scratch, a Stable Diffusion folder or hub id, a SAM; the method's own by default
     steps:str='1000',        # updates of the weights; for each stage, with commas between, or one number for all
     split:str='train',       # part of the data to learn from

@@ -132,8 +132,8 @@ def _saved_part(part, folder):
     "A part that an earlier training saved"
     try: return part.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError) as e:
-        raise DataError(f"no {part.__name__} could be opened from {folder} ({str(e).splitlines()[0]}); train both stages "
-                        "with textseg_train --method ldmseg") from e
+        raise DataError(f"no {part.__name__} could be opened from {folder} ({str(e).splitlines()[0]}); "
+                        "train both stages with textseg_train --method ldmseg") from e
 
 def _repeated(state, tokens):
     "A state of one token, repeated"
@@ -173,7 +173,8 @@ def panoptic_diffusion(
     folder = Path(model_folder(model))
     mask_vae = _saved_part(MaskVAE, before or folder/'mask_vae')
     denoiser = _open_denoiser(folder, unet, embed_text, mask_vae.config.latent_channels, by_name)
-    return PanopticDiffusion(denoiser, vae, mask_vae, embed_text, segment_scheduler(scheduler), by_name=by_name, **options)
+    scheduler = segment_scheduler(scheduler)
+    return PanopticDiffusion(denoiser, vae, mask_vae, embed_text, scheduler, by_name=by_name, **options)
 
 # %% ../../nbs/methods/41_ldmseg.ipynb #d080bcec
 @patch
@@ -258,7 +259,7 @@ def _named(stage, **more):
     return stage._replace(recipe=recipe)
 
 INSTANCES = METHOD._replace(
-    name='instances', stages=[_named(AUTOENCODER), _named(_DIFFUSION, by_name=True)], asked_by='text', recognizes=None,
+    name='ldmtext', stages=[_named(AUTOENCODER), _named(_DIFFUSION, by_name=True)], asked_by='text', recognizes=None,
     supports=frozenset({'checkpointing', 'known', 'everything', 'instances'}))
 
 @patch(as_prop=True)

@@ -20,7 +20,7 @@ from ..core import Stage
 from ..data.segmentexamples import collate_segments, segment_examples
 from ..masks.bits import shuffle_ids
 from ..masks.segment_losses import segment_loss
-from ..models.maskvae import decode_ids, encode_ids, ids_to_codes, MaskVAE, measure_scaling, tiny_mask_vae
+from ..models.maskvae import ids_to_codes, MaskVAE, measure_scaling, tiny_mask_vae
 from ..models.open import open_parts
 from ..models.tiny import model_folder
 from ..models.vae import vae_stride

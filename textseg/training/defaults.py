@@ -36,7 +36,8 @@ def sam_defaults(
     return TINY_SAM if str(model).startswith('tiny-sam') else SAM
 
 # %% ../../nbs/training/50_defaults.ipynb #45064cfc
-MASK_VAE = dict(batch_size=16, lr=1e-4, lr_schedule=cosine(200, end=1.), weight_decay=.05, clip=3., bits=7, points=12544)
+MASK_VAE = dict(batch_size=16, lr=1e-4, lr_schedule=cosine(200, end=1.), weight_decay=.05, clip=3., bits=7,
+                points=12544)
 TINY_MASK_VAE = dict(batch_size=16, lr=2e-3, lr_schedule=cosine(50), weight_decay=.05, clip=3., bits=3, points=0)
 LDMSEG = dict(batch_size=32, lr=1e-4, lr_schedule=cosine(200, end=.01), weight_decay=.05, bits=7)
 TINY_LDMSEG = dict(batch_size=16, lr=1e-3, lr_schedule=cosine(50), betas=(.9, .99), weight_decay=.01, ema=.99,
