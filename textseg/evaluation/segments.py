@@ -22,9 +22,10 @@ from ..sources.source import Source
 # %% ../../nbs/evaluation/31_segments.ipynb #eaab5957
 def is_agnostic(
     predictions:list[Prediction],  # with segment maps
-)->bool:                           # do the segments come without categories?
+)->bool|None:                      # do the segments come without categories? None where there is no segment
     "Find out whether a model names categories for its segments"
-    return not all('category_id' in s for p in predictions for s in p.segments_info)
+    named = ['category_id' in s for p in predictions for s in p.segments_info]
+    return not all(named) if named else None
 
 def _counts(prediction, truth, agnostic):
     "Matches of one photo, by category"
@@ -63,7 +64,8 @@ def evaluate_segments(
     state, photos = process_state(), [source.photo(i) for i in source.image_ids[:limit or None]]
     share = photos[state.process_index::state.num_processes]
     predictions = [segment(open_photo(p.path, (p.width, p.height))) for p in tqdm(share, desc='segment', disable=quiet)]
-    agnostic = any(gather_object([is_agnostic(predictions)]))
+    found = {a for a in gather_object([is_agnostic(predictions)]) if a is not None}
+    agnostic = True in found or not found                    # who finds nothing at all names no categories, either
     counts = [(p.id, _counts(answer, segment_map(source, p.id), agnostic)) for p, answer in zip(share, predictions)]
     rows = sorted(gather_object(counts), key=lambda row: row[0])
     table = pq_table(sum_counts(c for _, c in rows), None if agnostic else _categories(source))
