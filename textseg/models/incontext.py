@@ -95,6 +95,10 @@ def _check(net, image, shown, shown_painted, masked):
     wanted = len(image), _patches(net, image)
     if masked.shape!=wanted: raise ValueError(f"masked has a row for each photo, {wanted}, got {tuple(masked.shape)}")
 
+def _kind_tokens(embeddings, kind):
+    "The token of each question's kind, `(B, 1, 1, D)`"
+    return torch.cat([embeddings.type_token_semantic, embeddings.type_token_instance])[kind]
+
 def _embed(net, image, shown, shown_painted, masked, kind, target):
     "Tokens of all canvases: photos, then painted ones, `(2*B*P, 2h, w, D)`"
     e, supports = net.model.embeddings, shown.shape[1]
@@ -106,8 +110,7 @@ def _embed(net, image, shown, shown_painted, masked, kind, target):
     photos, painted = canvas(shown, image), canvas(shown_painted, target)
     hidden = repeat(masked.bool().view(len(image), *photos.shape[1:3], 1))
     painted = torch.where(hidden, e.mask_token, painted)
-    position = e.interpolate_pos_encoding(*photos.shape[1:3])
-    of_kind = repeat(torch.cat([e.type_token_semantic, e.type_token_instance])[kind])    # (B*P, 1, 1, D)
+    position, of_kind = e.interpolate_pos_encoding(*photos.shape[1:3]), repeat(_kind_tokens(e, kind))
     return torch.cat([photos + e.segment_token_input + position + of_kind,
                       painted + e.segment_token_prompt + position + of_kind])
 
