@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['painter_palette', 'random_palette', 'kronecker_palette', 'paint_labels', 'nearest_color', 'color_scores']
 
-# %% ../../nbs/masks/51_coloring.ipynb #fe833be7
+# %% ../../nbs/masks/51_coloring.ipynb #ccca4b5f
 from random import Random
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core import DataError
 
-# %% ../../nbs/masks/51_coloring.ipynb #848300ac
+# %% ../../nbs/masks/51_coloring.ipynb #b3f29238
 def painter_palette(
     n:int,               # labels
     base:int|None=None,  # of the digits; as many as `n` needs when None; 7 for COCO's 133 classes, as published
@@ -32,7 +32,7 @@ def painter_palette(
     digits = np.arange(n)[:, None]//np.array([base*base, base, 1]) % base
     return (255 - 256//base*digits).astype(np.uint8)
 
-# %% ../../nbs/masks/51_coloring.ipynb #31e4b380
+# %% ../../nbs/masks/51_coloring.ipynb #ca276816
 def _apart(a, b): return sum(abs(x-y) for x, y in zip(a, b))
 
 def random_palette(
@@ -55,7 +55,7 @@ def random_palette(
         colors.append(color)
     return np.array(colors[1:], np.uint8).reshape(-1, 3)
 
-# %% ../../nbs/masks/51_coloring.ipynb #7fdeab4e
+# %% ../../nbs/masks/51_coloring.ipynb #3ae0717c
 _STEP = 1.2207440846057596**-np.arange(1., 4)     # in R, G and B: powers of the root of x**4 = x + 1
 
 def kronecker_palette(
@@ -70,7 +70,7 @@ def kronecker_palette(
     colors = (points*256).astype(np.uint8)
     return colors[colors.sum(1, dtype=int)>=60][:n]
 
-# %% ../../nbs/masks/51_coloring.ipynb #5817523d
+# %% ../../nbs/masks/51_coloring.ipynb #fba31163
 def _table(palette):
     "Black and the colours of one palette, or of each in a batch: `(n + 1, 3)` or `(B, n + 1, 3)` uint8"
     colors = torch.as_tensor(palette)
@@ -109,12 +109,12 @@ def paint_labels(
     painted = _paint(numbers.long(), table)                                   # (..., H, W, 3) uint8
     return painted.movedim(-1, -3)/127.5 - 1 if torch.is_tensor(labels) else painted.numpy()
 
-# %% ../../nbs/masks/51_coloring.ipynb #082c2edc
+# %% ../../nbs/masks/51_coloring.ipynb #11560b7e
 def _channels_first(painted):
     "A painted picture as floats in [-1, 1], `(..., 3, H, W)`"
     if torch.is_tensor(painted) and painted.is_floating_point(): picture = painted.float().clamp(-1, 1)
     elif painted.dtype==np.uint8: picture = torch.from_numpy(painted).movedim(-1, -3)/127.5 - 1
-    else: raise DataError("a painted picture has bytes (..., H, W, 3), or as a tensor floats (..., 3, H, W) in [-1, 1], "
+    else: raise DataError("a painted picture has bytes (..., H, W, 3), or is a tensor of floats (..., 3, H, W), "
                           f"got {painted.dtype} {tuple(painted.shape)}")
     if picture.ndim>=3 and picture.shape[-3]==3: return picture
     raise DataError(f"a painted picture has three channels, got {tuple(painted.shape)}; arrays have them last, "
@@ -138,7 +138,7 @@ def nearest_color(
     labels = _squared_distances(painted, palette).argmin(-3)
     return labels if torch.is_tensor(painted) else labels.numpy()
 
-# %% ../../nbs/masks/51_coloring.ipynb #856c2de5
+# %% ../../nbs/masks/51_coloring.ipynb #5b50cc99
 def color_scores(
     painted:ndarray|Tensor,  # `(..., H, W, 3)` uint8; or a tensor `(..., 3, H, W)` float, clipped to [-1, 1]
     palette:ndarray|Tensor,  # `(n, 3)` uint8, or `(B, n, 3)`: one for each picture of a batch
