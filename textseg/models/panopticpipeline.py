@@ -119,6 +119,23 @@ def _mismatch(unet, vae, mask_vae):
             "it was not taught to divide photos; see widen_for_segments")
 
 # %% ../../nbs/models/63_panopticpipeline.ipynb #d37f8e1e
+class _Drawing(NamedTuple):
+    "How segment maps are drawn"
+    steps:int                                   # denoising steps
+    resample:int                                # guesses at each noise level where a map is known in part
+    generator:Generator|list[Generator]|None    # draws the noise
+
+    def of(self, questions):
+        "The generators of some questions"
+        return [self.generator[i] for i in questions] if isinstance(self.generator, list) else self.generator
+
+def _watched(bar, on_step):
+    "What sees each step: the progress bar, and the caller's function if there is one"
+    def step(i, t, latents):
+        bar.update()
+        if on_step: on_step(i, t, latents)
+    return step
+
 class PanopticPipeline(DiffusionPipeline):
     "Divide photos into segments: `pipe(photo).segments[0]`"
     model_cpu_offload_seq = 'vae->text_encoder->empty_state->unet->mask_vae'
@@ -158,6 +175,7 @@ class PanopticPipeline(DiffusionPipeline):
         min_area:int|None=None,                          # least area, pixels of the photo; 2 in 1000 of it when None
         overlap:float=.5,                                # least share of a segment's claim that it wins, in [0, 1]
         on_step:Callable|None=None,                      # `(i, t, latents)`, sees the guess of each step
+        resample:int=2,                                  # guesses at each noise level where a map is known in part
     )->PanopticOutput:                                   # one entry for each question
         """Divide photos into segments, or find the instances of names.
 
@@ -169,7 +187,8 @@ class PanopticPipeline(DiffusionPipeline):
         given = _encode_known(self.mask_vae, [q.known for q in questions], self.size)
         embeds = self._embed([q.text for q in questions])
         steps = self.config.steps if num_inference_steps is None else num_inference_steps
-        logits = decode_ids(self.mask_vae, self._draw(photos, given, embeds, steps, generator, on_step))
+        how = _Drawing(steps, resample, list(generator) if isinstance(generator, Sequence) else generator)
+        logits = decode_ids(self.mask_vae, self._draw(photos, given, embeds, how, on_step))
         self.maybe_free_model_hooks()
         read = [self._read(q, x, numbers, threshold, min_area, overlap)
                 for q, x, numbers in zip(questions, logits.split(1), given.numbers)]
@@ -192,16 +211,19 @@ class PanopticPipeline(DiffusionPipeline):
         embeds = TextEmbedder(self.tokenizer, self.text_encoder)(texts).to(named.device)
         return SegmentDenoiser(self.unet, self.empty_state).context(len(texts), embeds, None if all(texts) else named)
 
-    def _draw(self, photos, given, embeds, steps, generator, on_step):
-        "Latents of segment maps, `(B, C, h, w)`"
-        generator = list(generator) if isinstance(generator, Sequence) else generator
-        noise, denoiser = white_noise(photos, generator=generator), SegmentDenoiser(self.unet, self.empty_state)
-        known = dict(known=given.latents, known_mask=given.mask)
-        with self.progress_bar(total=steps) as bar:
-            def step(i, t, latents):
-                bar.update()
-                if on_step: on_step(i, t, latents)
-            return sample_segments(denoiser, self.scheduler, photos, noise, steps, embeds, **known, on_step=step)
+    def _draw(self, photos, given, embeds, how, on_step):
+        "Latents of segment maps, `(B, C, h, w)`; maps that are known in part are drawn with several guesses a level"
+        noise, drawn = white_noise(photos, generator=how.generator), torch.empty_like(photos)
+        denoiser = SegmentDenoiser(self.unet, self.empty_state)
+        for own, resample in (([i for i, n in enumerate(given.numbers) if not n], 1),
+                              ([i for i, n in enumerate(given.numbers) if n], how.resample)):
+            if not own: continue
+            with self.progress_bar(total=how.steps) as bar:
+                texts = None if embeds is None else embeds[own]
+                drawn[own] = sample_segments(
+                    denoiser, self.scheduler, photos[own], noise[own], how.steps, texts, given.latents[own],
+                    given.mask[own], _watched(bar, on_step), resample, how.of(own))
+        return drawn
 
     def _extent(self, photo):
         "Share of the letterbox that a photo covers, across and down"

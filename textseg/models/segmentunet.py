@@ -6,13 +6,14 @@
 __all__ = ['widen_for_segments', 'EmptyState', 'SegmentDenoiser', 'segment_scheduler', 'to_x0', 'snr_weights', 'sample_segments']
 
 # %% ../../nbs/models/62_segmentunet.ipynb #5e58efad
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from diffusers import ConfigMixin, DDIMScheduler, ModelMixin, SchedulerMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor, nn
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Generator, Tensor, nn
 
 from ..core import DataError
 
@@ -182,6 +183,16 @@ def _known_part(known, known_mask, noise):
     if known_mask is not None: return known, known_mask
     raise ValueError("known latents come with a known_mask (B, 1, h, w) that says where they are right, got None")
 
+def _renoised(scheduler, latents, t, generator):
+    "Latents with new noise of a level"
+    generator = list(generator) if isinstance(generator, Sequence) else generator
+    return scheduler.add_noise(latents, randn_tensor(latents.shape, generator, latents.device), t)
+
+def _levels(scheduler, steps, like):
+    "Pairs of noise levels, `(B,)` each: of a step and of the one after it, which is None at the end"
+    levels = [like.new_full((len(like),), t, dtype=torch.int64) for t in _timesteps(len(scheduler.betas), steps)]
+    return list(zip(levels, [*levels[1:], None]))
+
 @torch.no_grad()
 def sample_segments(
     denoiser:Callable,               # a `SegmentDenoiser`, or one that is wrapped for several devices
@@ -193,6 +204,8 @@ def sample_segments(
     known:Tensor|None=None,          # latents of a segment map, `(B, C, h, w)`, right where `known_mask` is
     known_mask:Tensor|None=None,     # `(B, 1, h, w)` bool: latents that stay as they are
     on_step:Callable|None=None,      # `(i, t, x0)`, sees the guess of each step
+    resample:int=1,                  # guesses at each noise level; several let what is known and the rest agree
+    generator:Generator|Sequence[Generator]|None=None,   # draws the noise between them, one for all or one a photo
 )->Tensor:                           # latents of segment maps, `(B, C, h, w)`
     """Draw the latents of segment maps, from noise; what is known of them stays.
 
@@ -200,13 +213,13 @@ def sample_segments(
     Source: Song et al. 2021 (DDIM, eta 0); Chen et al. 2023 (self-condition); Lugmayr et al. 2022 (RePaint).
     """
     known, known_mask = _known_part(known, known_mask, noise)
-    levels = [noise.new_full((len(noise),), t, dtype=torch.int64) for t in _timesteps(len(scheduler.betas), steps)]
     noisy, x0 = noise, torch.zeros_like(noise)
-    for i, (t, after) in enumerate(zip(levels, [*levels[1:], None])):
-        noisy = torch.where(known_mask, scheduler.add_noise(known, noise, t), noisy)
-        condition = torch.where(known_mask, known, x0)
-        out = denoiser(torch.cat([noisy, photo, condition], 1), t, prompt_embeds)   # of (B, 3C, h, w)
-        x0 = to_x0(scheduler, out, noisy, t)
+    for i, (t, after) in enumerate(_levels(scheduler, steps, noise)):
+        for again in range(resample if after is not None else 1):
+            if again: noisy = _renoised(scheduler, torch.where(known_mask, known, x0), t, generator)
+            noisy = torch.where(known_mask, scheduler.add_noise(known, noise, t), noisy)
+            inputs = torch.cat([noisy, photo, torch.where(known_mask, known, x0)], 1)   # (B, 3C, h, w)
+            x0 = to_x0(scheduler, denoiser(inputs, t, prompt_embeds), noisy, t)
         if on_step: on_step(i, int(t[0]), x0)
         if after is not None: noisy = _less_noisy(scheduler, noisy, x0, t, after)
     return torch.where(known_mask, known, x0)
