@@ -51,6 +51,11 @@ def _categories(source):
     things = getattr(source, 'things', source.categories)
     return [dict(id=i, name=n, isthing=int(i in things)) for i, n in source.categories.items()]
 
+def _all_agnostic(each):
+    "Is a model without categories, by what each process saw? Who finds nothing at all names none, either"
+    saw = {a for a in each if a is not None}
+    return True in saw or not saw
+
 def evaluate_segments(
     segment:Callable,    # `(photo) -> Prediction` with a segment map of the photo's size
     source:Source,       # photos and their true segment maps
@@ -64,8 +69,7 @@ def evaluate_segments(
     state, photos = process_state(), [source.photo(i) for i in source.image_ids[:limit or None]]
     share = photos[state.process_index::state.num_processes]
     predictions = [segment(open_photo(p.path, (p.width, p.height))) for p in tqdm(share, desc='segment', disable=quiet)]
-    found = {a for a in gather_object([is_agnostic(predictions)]) if a is not None}
-    agnostic = True in found or not found                    # who finds nothing at all names no categories, either
+    agnostic = _all_agnostic(gather_object([is_agnostic(predictions)]))
     counts = [(p.id, _counts(answer, segment_map(source, p.id), agnostic)) for p, answer in zip(share, predictions)]
     rows = sorted(gather_object(counts), key=lambda row: row[0])
     table = pq_table(sum_counts(c for _, c in rows), None if agnostic else _categories(source))

@@ -17,5 +17,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     tiny_generator=['scene_texts', 'draw_chunks', 'CaptionedPictures', 'TextToImage', 'random_drawer', 'as_pipeline',
                     'make_generator', 'make_tiny'],
     tiny_sam=['tiny_sam', 'SceneObjects', 'any_prompt', 'WholeSam', 'make_sam'],
+    tiny_ldmseg=['rebuilt_quality', 'quality_by_steps', 'learn_from', 'named_quality', 'completion', 'in_8_bits',
+                 'ship', 'make_tiny_ldmseg'],
     latent_questions=['hold_out', 'LatentQuestions', 'encode_questions', 'plan_batches', 'decode_queries', 'answer'],
     new_words=['CHOICES', 'start_from', 'fresh_copy', 'paint_known', 'new_words', 'new_words_table'])

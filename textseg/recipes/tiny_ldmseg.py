@@ -127,6 +127,12 @@ def in_8_bits(
     return net
 
 # %% ../../nbs/recipes/32_tiny_ldmseg.ipynb #e08b16c5
+def _without_origin(folder):
+    "Take out of saved configurations where their networks were opened from"
+    for path in Path(folder).glob('*/config.json'):
+        config = {k:v for k, v in json.loads(path.read_text()).items() if k!='_name_or_path'}
+        write_atomic(path, json.dumps(config, indent=2))
+
 def ship(
     model:PanopticDiffusion,  # trained; its weights are rounded
     out:str|Path,             # folder
@@ -135,7 +141,7 @@ def ship(
     "Save a model in few bytes, and how it was made"
     in_8_bits(model.model.unet)
     for part in (model.model.empty_state, model.vae, model.mask_vae, model.embed_text.text_encoder): part.half()
-    model.save(out)
+    _without_origin(model.save(out))
     write_atomic(Path(out)/'made.json', json.dumps(facts, indent=1))
     return Path(out)
 
