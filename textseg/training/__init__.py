@@ -20,4 +20,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
     shards=['cache_key', 'half_precision', 'ShardStore'],
     latentcache=['Cacheable', 'data_facts', 'CachedLatents', 'collate_latents', 'cache_latents'],
     embeddingcache=['photo_key', 'encoder_key', 'EmbeddingCache', 'embed_photos', 'EmbeddedPhotos'],
-    defaults=['STABLE_DIFFUSION', 'TINY', 'SAM', 'TINY_SAM', 'diffusion_defaults', 'sam_defaults'])
+    defaults=['STABLE_DIFFUSION', 'TINY', 'SAM', 'TINY_SAM', 'MASK_VAE', 'TINY_MASK_VAE', 'LDMSEG', 'TINY_LDMSEG',
+              'diffusion_defaults', 'sam_defaults', 'mask_vae_defaults', 'segment_defaults'])
