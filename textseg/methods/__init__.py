@@ -16,6 +16,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     pixels=['InPixels'],
     sam=['SamDecoder', 'Prompted', 'prompt_maker', 'sam_decoder'],
     samtext=['TextPromptEncoder', 'TextMaskDecoder', 'SamText', 'sam_text'],
-    maskautoencoder=['STAGE', 'MaskAutoencoder', 'mask_autoencoder', 'set_scale'],
+    maskvae=['STAGE', 'MaskAutoencoder', 'mask_autoencoder', 'set_scale'],
     ldmseg=['INSTANCES', 'PanopticDiffusion', 'panoptic_diffusion', 'open_ldmseg'],
     registry=['METHODS', 'DEFAULT_METHOD', 'find_method', 'method_of', 'best_device', 'open_segmenter'])

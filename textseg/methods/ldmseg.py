@@ -23,7 +23,7 @@ from ..distributed import weighted_mean
 from ..masks.bits import shuffle_ids
 from ..masks.losses import squared_error
 from ..masks.segments import foreground_scores
-from .maskautoencoder import STAGE as AUTOENCODER
+from .maskvae import STAGE as AUTOENCODER
 from ..models.diffusion import uniform_steps, white_noise
 from ..models.maskvae import decode_ids, encode_ids, MaskVAE
 from ..models.open import open_parts
