@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler
 from fastcore.basics import patch
 from PIL import Image
 from torch import Generator, Tensor
@@ -25,13 +25,13 @@ from ..masks.losses import squared_error
 from ..masks.segments import foreground_scores
 from .maskvae import STAGE as AUTOENCODER
 from ..models.diffusion import uniform_steps, white_noise
+from ..models.generator import open_generator
 from ..models.maskvae import decode_ids, encode_ids, MaskVAE
-from ..models.open import open_parts
 from ..models.panopticpipeline import PanopticPipeline
 from ..models.segmentunet import (
     EmptyState, sample_segments, segment_scheduler, SegmentDenoiser, snr_weights, to_x0, widen_for_segments)
 from ..models.text import TextEmbedder
-from ..models.tiny import model_folder, use_plain_attention
+from ..models.tiny import model_folder
 from ..models.vae import encode_image, mask_to_latents, vae_stride
 from ..training.defaults import segment_defaults
 
@@ -142,19 +142,11 @@ def _repeated(state, tokens):
     with torch.no_grad(): longer.state.copy_(state.state[-1:].expand(tokens, -1))
     return longer
 
-def _random_parts(unet, embed_text, seed):
-    "The same sizes with random weights"
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        encoder = type(embed_text.text_encoder)(embed_text.text_encoder.config)
-        return UNet2DConditionModel.from_config(unet.config), TextEmbedder(embed_text.tokenizer, encoder)
-
 def _open_denoiser(folder, unet, embed_text, channels, by_name):
     "The U-Net, widened, with the state that the folder holds or a first one"
     saved = folder/'empty_state'
     state = _saved_part(EmptyState, saved) if saved.is_dir() else _empty_state(embed_text, by_name)
     if by_name: state = _repeated(state, len(embed_text([''])[0]))
-    if unet.config.sample_size<=32 and not torch.cuda.is_available(): use_plain_attention(unet)
     return SegmentDenoiser(widen_for_segments(unet, channels), state)
 
 def panoptic_diffusion(
@@ -168,8 +160,7 @@ def panoptic_diffusion(
 
     Raises `DataError` if something can't be opened, or the parts don't fit.
     """
-    unet, vae, embed_text, scheduler = open_parts('tiny' if model=='scratch' else model)
-    if model=='scratch': unet, embed_text = _random_parts(unet, embed_text, seed)
+    unet, vae, embed_text, scheduler = open_generator(model, seed, widen=False)
     folder = Path(model_folder(model))
     mask_vae = _saved_part(MaskVAE, before or folder/'mask_vae')
     denoiser = _open_denoiser(folder, unet, embed_text, mask_vae.config.latent_channels, by_name)
