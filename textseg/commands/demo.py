@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from .common import clear_errors, either_spelling, quieten
+from .common import clear_errors, either_spelling, quieten, split_commas
 from ..core import DataError, did_you_mean
 
 # %% ../../nbs/commands/23_demo.ipynb #211690c3
@@ -29,7 +29,7 @@ def textseg_scenes(
     "Write a data set of generated scenes as a COCO folder"
     from textseg.data.scenes import COLORS, EASY, HARD, write_scenes
     with clear_errors():
-        words, domain = tuple(w.strip() for w in new_words.split(',') if w.strip()), HARD if hard else EASY
+        words, domain = tuple(filter(None, split_commas(new_words))), HARD if hard else EASY
         known = [*COLORS, *domain.shapes, *domain.textures]
         for w in words:
             if w not in known: raise DataError(f"no scene shows '{w}'; {did_you_mean(w, known)}")

@@ -19,9 +19,10 @@ from torch.utils.data import Dataset
 
 from ..core import Box, DataError, rng_for
 from .crop import choose_weight
-from .dataset import Vocabulary, photos_with
+from .dataset import check_shares, epoch_and_index, photos_with, Vocabulary
 from .views import View, category_labels, cut_view, draw_view, instance_labels, mix_views, visible_labels
 from ..masks.coloring import paint_labels, random_palette
+from ..sources.rle import mask_box
 from ..sources.source import Source
 
 # %% ../../nbs/data/37_incontext.ipynb #28e82614
@@ -93,11 +94,6 @@ class PairChoice(NamedTuple):
     asked:tuple[View, ...]      # as many
 
 # %% ../../nbs/data/37_incontext.ipynb #0ac44f97
-def _check_share(**shares):
-    "Raise `ValueError` if one of them is no share"
-    for name, value in shares.items():
-        if not 0<=value<=1: raise ValueError(f"{name} is a share in [0, 1], got {value}; a tenth is .1")
-
 def _check_sizes(size, patch, most):
     "Raise `ValueError` if patches don't fill a photo, or a pair has no label"
     if size%patch: raise ValueError(f"size must be a multiple of {patch}, got {size}; try {-(-size//patch)*patch}")
@@ -117,11 +113,6 @@ def _another(ids, image_id, rng):
     if len(ids)==inside: return image_id
     k = rng.randrange(len(ids)-inside)
     return int(ids[k + (inside and k>=place)])
-
-def _box(mask):
-    "Around the True pixels of a mask"
-    (y0, y1), (x0, x1) = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (1, 0))
-    return Box(x0, y0, x1+1, y1+1)
 
 def _painted(pixels, labels, unknown, present, palette):
     "A photo, its painting, and where that is valid; labels that are not present are black"
@@ -149,7 +140,7 @@ class InContextPairs(Dataset):
         palette:Callable=random_palette,     # `(n, rng) -> (n, 3)` uint8
         names:Collection[str]|None=None,     # names that may be painted; all that aren't held out when None
     ):
-        _check_share(own_view=own_view, instances=instances, mix=mix, half=half, hidden=hidden)
+        check_shares(own_view=own_view, instances=instances, mix=mix, half=half, hidden=hidden)
         _check_sizes(size, patch, most)
         self.source, self.size, self.seed, self.patch, self.names = source, size, seed, patch, Vocabulary(source, names)
         self.own_view, self.instances, self.most, self.mix = own_view, instances, most, mix
@@ -175,8 +166,7 @@ class InContextPairs(Dataset):
 
     def _rng(self, stream:str, at:tuple[int, int]|int):
         "A random generator of an item, and its photo"
-        epoch, index = at if isinstance(at, tuple) else (0, at)
-        if not 0<=index<len(self): raise IndexError(f"index {index} of {len(self)} photos")
+        epoch, index = epoch_and_index(at, len(self))
         return rng_for(self.seed, 'incontext', stream, epoch, index), self.image_ids[index]
 
     def _view(self, image_id:int, boxes:Sequence[Box], rng:Random):
@@ -191,7 +181,7 @@ class InContextPairs(Dataset):
         asked = rng.choices(found.tolist(), [choose_weight(p, pixels.min()) for p in pixels.tolist()])[0]
         others = [i for i in found.tolist() if i!=asked]
         more = rng.sample(others, min(rng.randint(1, self.most)-1, len(others)))
-        shown, query = (self._view(image_id, [_box(ids==asked)], rng) for _ in range(2))
+        shown, query = (self._view(image_id, [mask_box(ids==asked)], rng) for _ in range(2))
         return PairChoice('instance', (asked, *more), (shown,), (query,))
 
     def _choose_names(self, image_id:int, rng:Random):

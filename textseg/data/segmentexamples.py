@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..core import DataError, rng_for
-from .dataset import Vocabulary
+from .dataset import check_shares, epoch_and_index, Vocabulary
 from .letterbox import letterbox_mask
 from .wholephotos import open_letterboxed
 from ..masks.bits import number_segments
@@ -70,7 +70,7 @@ def segment_example(
     ids, unknown = asked_segments(source, image_id, name)
     if flip: ids, unknown = ids[:, ::-1], unknown[:, ::-1]
     ids, ignore = letterbox_mask(ids, size, padding=0).numpy(), letterbox_mask(unknown, size, padding=True)
-    small = _small(ids, min_area)
+    small = _small(ids, min_area) if min_area else np.zeros(ids.shape, bool)
     try: numbered = number_segments(np.where(small, 0, ids), bits, keep_largest)
     except DataError as error: raise DataError(f"photo {image_id} of {source.root}: {error}") from error
     image = open_letterboxed(source.photo(image_id), size, flip) if decode else torch.zeros(3, 0, 0)
@@ -78,11 +78,6 @@ def segment_example(
     return SegmentExample(image, torch.from_numpy(numbered.ids), ignore, name, image_id, numbered.dropped)
 
 # %% ../../nbs/data/36_segmentexamples.ipynb #5909539a
-def _check_share(**shares):
-    "Raise `ValueError` if one of them is no share"
-    for name, value in shares.items():
-        if not 0<=value<=1: raise ValueError(f"{name} is a share in [0, 1], got {value}; a tenth is .1")
-
 class SegmentExamples(Dataset):
     "Photos with all segments or those of a name; item `(epoch, index)` depends on the seed and nothing else"
     def __init__(
@@ -98,7 +93,7 @@ class SegmentExamples(Dataset):
         min_area:int=0,          # smaller segments are ignored, pixels of the letterbox
         photos:bool=True,        # decode photos; if not, images are empty
     ):
-        _check_share(named=named, absent=absent, flip=flip)
+        check_shares(named=named, absent=absent, flip=flip)
         self.source, self.size, self.bits, self.seed, self.names = source, size, bits, seed, Vocabulary(source)
         self.named, self.absent, self.flip = named, absent, flip
         self.keep_largest, self.min_area, self.photos = keep_largest, min_area, photos
@@ -116,8 +111,7 @@ class SegmentExamples(Dataset):
         at:tuple[int, int]|int,  # epoch and index, or an index of epoch 0
     )->tuple[int, str, bool]:    # photo, name or '', and whether it is mirrored
         "Choose what to ask; nothing is decoded"
-        epoch, index = at if isinstance(at, tuple) else (0, at)
-        if not 0<=index<len(self): raise IndexError(f"index {index} of {len(self)} photos")
+        epoch, index = epoch_and_index(at, len(self))
         rng, image_id = rng_for(self.seed, 'segments', epoch, index), self.image_ids[index]
         flip = rng.random()<self.flip
         return image_id, self._choose_name(image_id, rng) if rng.random()<self.named else '', flip

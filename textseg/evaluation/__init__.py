@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
              'precision_at', 'false_area', 'confusion_matrix', 'class_iou', 'miou'],
     panoptic=['pq_counts', 'pq_table', 'pq_folders', 'match_segments', 'PanopticQuality', 'panoptic_quality'],
     evaluate=['evaluate', 'summaries', 'summary', 'to_json', 'show_predictions', 'QueryResult'],
-    segments=['evaluate_segments', 'SegmentScores'],
+    segments=['evaluate_segments', 'SegmentScores', 'quality_line'],
     instances=['evaluate_instances', 'instance_lines', 'asked_truth', 'match_instances', 'InstanceResult',
                'InstanceScores', 'NAMED', 'BACKGROUND'],
     inpainting=['evaluate_inpainting', 'inpainting_curve', 'InpaintingResult', 'pq_dropped', 'drop_blocks',

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..core import DataError, rng_for
 from ..distributed import process_state
 from .panoptic import joint_histogram, panoptic_quality, pq_counts, PQCounts, sum_counts
+from .segments import quality_line
 from ..sources.images import open_photo
 from ..sources.segmentmaps import segment_map
 from ..sources.source import Source
@@ -156,7 +157,6 @@ def inpainting_curve(
     for r in rows: by_share.setdefault(r.share, []).append(r.counts)
     curve = {}
     for share, counts in sorted(by_share.items()):
-        quality = panoptic_quality(sum_counts({1: c} for c in counts)[1])._asdict()
-        quality.pop('categories')
+        quality = quality_line(panoptic_quality(sum_counts({1: c} for c in counts)[1]))
         curve[f'{share:.0%}'.replace('%', ' %')] = dict(share=share, photos=len(counts), **quality)
     return curve

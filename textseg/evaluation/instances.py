@@ -18,6 +18,7 @@ from ..core import DataError, Prediction
 from ..data.queries import Query
 from ..distributed import process_state
 from .panoptic import panoptic_quality, pq_counts, PQCounts, sum_counts
+from .segments import quality_line
 from ..sources.images import open_photo
 from ..sources.segmentmaps import is_exhaustive, segment_map
 from ..sources.source import Source
@@ -70,9 +71,7 @@ def _absent_line(rows):
 
 def _quality_line(rows):
     "PQ of the summed counts"
-    quality = panoptic_quality(sum_counts({NAMED: r.counts} for r in rows)[NAMED])._asdict()
-    quality.pop('categories')
-    return dict(n=len(rows), **quality)
+    return dict(n=len(rows), **quality_line(panoptic_quality(sum_counts({NAMED: r.counts} for r in rows)[NAMED])))
 
 def instance_lines(
     rows:Iterable[InstanceResult],                          # any

@@ -18,6 +18,11 @@ from ..sources.annotations import read_categories, read_json
 from ..sources.rle import to_rle
 
 # %% ../../nbs/inference/20_results.ipynb #b8105c0d
+def _result(mask, score, facts):
+    "An entry of COCO results, of a mask that has pixels"
+    runs = to_rle(mask)
+    return dict(facts, segmentation=runs, bbox=rle.toBbox(runs).tolist(), score=round(score, 5))
+
 def coco_result(
     mask:np.ndarray,   # `(H, W)` bool
     score:np.ndarray,  # the score map it was cut from, `(H, W)` in [0, 1]
@@ -29,9 +34,7 @@ def coco_result(
     """
     if mask.shape!=score.shape:
         raise ValueError(f"mask and score must be of one size, got {mask.shape} and {score.shape}")
-    if not mask.any(): return None
-    runs = to_rle(mask)
-    return dict(facts, segmentation=runs, bbox=rle.toBbox(runs).tolist(), score=round(float(score[mask].mean()), 5))
+    return _result(mask, float(score[mask].mean()), facts) if mask.any() else None
 
 # %% ../../nbs/inference/20_results.ipynb #060e8b04
 def _instance_score(answer, segment, mask):
@@ -44,13 +47,8 @@ def coco_instances(
     **facts,            # what else to say of each: `image_id`, `category_id`, `text`, `file_name`
 )->list[dict]:          # entries of COCO results, one for each segment that has pixels
     "Describe the segments of a map as COCO results do: run lengths, box as x, y, width, height in pixels, and score"
-    entries = []
-    for segment in answer.segments_info:
-        mask = answer.segments==segment['id']
-        if not mask.any(): continue
-        runs, score = to_rle(mask), round(_instance_score(answer, segment, mask), 5)
-        entries.append(dict(facts, segmentation=runs, bbox=rle.toBbox(runs).tolist(), score=score))
-    return entries
+    masks = [(segment, answer.segments==segment['id']) for segment in answer.segments_info]
+    return [_result(m, _instance_score(answer, segment, m), facts) for segment, m in masks if m.any()]
 
 # %% ../../nbs/inference/20_results.ipynb #4673fe81
 def _segment_entry(segments, segment):

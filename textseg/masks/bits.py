@@ -15,6 +15,7 @@ from numpy import ndarray
 from torch import Generator, Tensor
 
 from ..core import DataError, draw_per_sample
+from ..sources.images import id_runs
 
 # %% ../../nbs/masks/50_bits.ipynb #f36968a8
 class NumberedSegments(NamedTuple):
@@ -26,10 +27,8 @@ class NumberedSegments(NamedTuple):
 
 def _runs(segments):
     "Different values of a map and their pixels, and for each run of equal pixels its value (by place) and its length"
-    flat = segments.ravel()
-    starts = np.flatnonzero(np.r_[True, flat[1:]!=flat[:-1]][:flat.size])          # [:0] of an empty map
-    lengths = np.diff(starts, append=flat.size)
-    values, places = np.unique(flat[starts], return_inverse=True)
+    runs, lengths = id_runs(segments)
+    values, places = np.unique(runs, return_inverse=True)
     return values, np.bincount(places, lengths, len(values)), places, lengths
 
 def _largest_first(values, pixels):

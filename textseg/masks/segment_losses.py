@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from ..core import draw_per_sample
 from ..distributed import weighted_mean
+from .losses import cross_entropy, dice_loss
 
 # %% ../../nbs/masks/45_segment_losses.ipynb #ea63ca1e
 def known_labels(
@@ -44,11 +45,8 @@ def segment_terms(
 
     Source: Van Gansbeke & De Brabandere 2024 (LDMSeg), the loss of the autoencoder; Milletari et al. 2016 (Dice).
     """
-    truth = (truth & known).float()
-    errors = F.binary_cross_entropy_with_logits(logits, truth, reduction='none')*known
-    p = torch.sigmoid(logits)*known
-    dice = 1 - (2*(p*truth).sum(1) + 1)/(p.sum(1) + truth.sum(1) + 1)
-    return errors.sum(1)/known.sum(1).clamp(min=1) + dice
+    rows = [x[:, None, None] for x in (logits, truth, known)]                # (n, 1, 1, P)
+    return cross_entropy(*rows) + dice_loss(*rows)
 
 # %% ../../nbs/masks/45_segment_losses.ipynb #8a96746a
 _STEP = torch.tensor([.7548776662466927, .5698402909980532], dtype=torch.float64)    # 1/g and 1/g^2, g^3 = g + 1

@@ -27,6 +27,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     segmentunet=['widen_for_segments', 'EmptyState', 'SegmentDenoiser', 'segment_scheduler', 'to_x0', 'snr_weights',
                  'sample_segments'],
     panopticpipeline=['PanopticOutput', 'PanopticPipeline'],
-    incontext=['normalize_colors', 'restore_colors', 'stitch', 'InContextSegGpt', 'tiny_seggpt', 'eager_attention',
+    incontext=['restore_colors', 'stitch', 'InContextSegGpt', 'tiny_seggpt', 'eager_attention',
                'incontext_forward', 'incontext_loss', 'sdpa_attention'],
     ensembles=['spatial_grid', 'ENSEMBLES', 'predict_painted'], painter=['painter_to_seggpt'])

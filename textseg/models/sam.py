@@ -22,7 +22,7 @@ from transformers import AutoConfig, SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from ..core import DataError, write_atomic
-from ..data.letterbox import MEAN, STD
+from ..data.letterbox import normalize_colors
 from ..masks.points import BoxPrompts, PAD, PointPrompts
 from .tiny import model_folder
 
@@ -106,7 +106,7 @@ def sam_pixels(
 )->Tensor:          # `(B, 3, side, side)`, normalised
     "Give photos the size and the colours that SAM's encoder was trained with"
     if image.shape[-1]!=side: image = F.interpolate(image, (side, side), mode='bilinear', antialias=True)
-    return ((image+1)/2 - MEAN.to(image))/STD.to(image)
+    return normalize_colors(image)
 
 # %% ../../nbs/models/40_sam.ipynb #837ae89d
 def embed_image(

@@ -133,7 +133,7 @@ def id_runs(
 )->tuple[np.ndarray, np.ndarray]:    # N values, each unlike the one before, and how many pixels each lasts, row by row
     "Find where the values of an id map change"
     flat = ids.ravel()
-    starts = np.r_[0, np.flatnonzero(flat[1:]!=flat[:-1])+1]
+    starts = np.r_[0, np.flatnonzero(flat[1:]!=flat[:-1])+1][:flat.size]     # [:0] of an empty map
     return flat[starts], np.diff(starts, append=flat.size)
 
 def distinct_ids(

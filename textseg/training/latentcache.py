@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..core import Box, DataError, rng_for
-from ..data.dataset import collate, TextSegmentation
+from ..data.dataset import collate, epoch_and_index, TextSegmentation
 from ..distributed import process_state
 from ..fingerprint import _digest, fingerprint
 from .shards import cache_key, half_precision, ShardStore
@@ -109,8 +109,7 @@ class CachedLatents(Dataset):
 
     def __getitem__(self, at:tuple[int, int]|int)->dict:
         "The item of `(epoch, index)`; an index alone means epoch 0"
-        epoch, index = at if isinstance(at, tuple) else (0, at)
-        if not 0<=index<len(self): raise IndexError(f"index {index} of {len(self)} photos")
+        epoch, index = epoch_and_index(at, len(self))
         row, text = self._row(epoch%self.views*len(self) + index)
         arrays = {k:row[k] for k in row.dtype.names if k not in _ORIGIN}
         if self.place: arrays['prompt_embeds'] = self.store['prompt_embeds'][0][self.place[text]]
