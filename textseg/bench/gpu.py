@@ -22,7 +22,7 @@ from ..data.queries import all_queries
 from ..data.scenes import EASY, write_scenes
 from ..evaluation.obedience import measure_obedience, obedience_table
 from ..evaluation.ruler import make_ruler, open_ruler, ruler_accuracy, save_ruler
-from ..models.open import open_parts
+from ..models.open import open_parts, remove_origin
 from ..models.tiny import WEIGHTS, model_folder
 from ..recipes.latent_questions import (
     PlannedBatches, answer, decode_queries, encode_questions, hold_out, plan_batches)
@@ -164,8 +164,9 @@ def teach_segmenter(
     if time.time()>until: return        # it goes on from its checkpoint another day
     kinds = summarize(answer(method, val, decode_queries(val, all_queries(val), day.device)), ())
     day.note('segmenter', 'tiny-seg', dict(steps=steps, batch_size=batch_size, seconds=time.time()-began, kinds=kinds))
-    method.to('cpu').model.half()
-    method.save(day.out/'tiny-seg')
+    method.to('cpu')
+    for part in (method.model, method.vae, method.embed_text.text_encoder): part.half()
+    remove_origin(method.save(day.out/'tiny-seg'))
 
 # %% ../../nbs/bench/50_gpu.ipynb #351277be
 def _facts():

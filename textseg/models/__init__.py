@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
                'white_noise', 'no_noise', 'multires_noise', 'denoise'],
     tiny=['WORDS', 'WEIGHTS', 'tiny_tokenizer', 'tiny_vae', 'tiny_text_encoder', 'tiny_unet', 'tiny_scheduler',
           'use_plain_attention', 'model_folder'],
-    open=['open_text_embedder', 'open_parts'],
+    open=['open_text_embedder', 'open_parts', 'remove_origin'],
     generator=['open_generator'],
     adapters=['ATTENTION', 'FULL', 'learning_share', 'add_adapter', 'save_adapter', 'load_adapter', 'merge_adapter'],
     sam=['build_sam', 'random_sam', 'sam_config', 'open_sam', 'sam_pixels', 'embed_image', 'with_embedding',

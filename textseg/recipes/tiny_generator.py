@@ -25,7 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..core import draw_per_sample, key_seed
 from ..data.scenes import EASY, Domain, Scene, draw_scene, scene_caption
 from ..models.diffusion import white_noise
-from ..models.open import open_parts
+from ..models.open import open_parts, remove_origin
 from ..models.tiny import (
     tiny_scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, use_plain_attention, WORDS)
 from ..models.vae import encode_image
@@ -238,4 +238,4 @@ def make_tiny(
     else: vae, = open_parts(vae, ['vae'])
     pipe = make_generator(vae, Path(runs)/'generator', seed=seed, workers=workers, **how)
     pipe.to('cpu', dtype=torch.float16).save_pretrained(out)
-    return Path(out)
+    return remove_origin(out)

@@ -28,6 +28,7 @@ from ..masks.bits import shuffle_ids
 from ..masks.segments import logits_to_segments
 from ..methods.ldmseg import INSTANCES, METHOD, PanopticDiffusion
 from ..models.maskvae import decode_ids, encode_ids, MaskVAE
+from ..models.open import remove_origin
 from .finetune import fine_tune
 from ..sources.open import open_source
 from ..sources.source import Source
@@ -127,12 +128,6 @@ def in_8_bits(
     return net
 
 # %% ../../nbs/recipes/32_tiny_ldmseg.ipynb #e08b16c5
-def _without_origin(folder):
-    "Take out of saved configurations where their networks were opened from"
-    for path in Path(folder).glob('*/config.json'):
-        config = {k:v for k, v in json.loads(path.read_text()).items() if k!='_name_or_path'}
-        write_atomic(path, json.dumps(config, indent=2))
-
 def ship(
     model:PanopticDiffusion,  # trained; its weights are rounded
     out:str|Path,             # folder
@@ -141,7 +136,7 @@ def ship(
     "Save a model in few bytes, and how it was made"
     in_8_bits(model.model.unet)
     for part in (model.model.empty_state, model.vae, model.mask_vae, model.embed_text.text_encoder): part.half()
-    _without_origin(model.save(out))
+    remove_origin(model.save(out))
     write_atomic(Path(out)/'made.json', json.dumps(facts, indent=1))
     return Path(out)
 
