@@ -31,4 +31,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     shapes=['SHAPES', 'signed_distance'],
     scenes=['COLORS', 'TEXTURES', 'Domain', 'EASY', 'HARD', 'ObjectClass', 'object_classes', 'names_of', 'ground',
             'texture', 'Scene', 'draw_scene', 'scene_caption', 'draw_scenes', 'GROUND', 'write_scenes'],
-    rivers=['CLASSES', 'river_course', 'forest', 'water', 'gravel', 'River', 'draw_river', 'write_rivers', 'open_nir'])
+    rivers=['CLASSES', 'river_course', 'forest', 'water', 'gravel', 'River', 'draw_river', 'write_rivers', 'open_nir'],
+    moving=['MovingObject', 'draw_frame', 'MovingScene', 'draw_moving', 'VOID', 'voc_palette', 'write_indexed',
+            'object_ids', 'list_frames', 'write_moving', 'list_videos', 'VideoFolder', 'open_video_folder'])
