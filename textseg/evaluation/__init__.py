@@ -21,4 +21,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     inpainting=['evaluate_inpainting', 'inpainting_curve', 'InpaintingResult', 'pq_dropped', 'drop_blocks',
                 'known_part', 'nearest_known', 'paste_known'],
     classes=['evaluate_classes', 'classify', 'class_map', 'ClassScores'],
-    fewshot=['evaluate_fewshot', 'choose_support', 'photos_by_name'])
+    fewshot=['evaluate_fewshot', 'evaluate_episodes', 'choose_episodes', 'episodes_of', 'Episode', 'choose_support',
+             'open_shown', 'photos_by_name', 'fewshot_lines', 'fewshot_miou', 'fb_iou', 'fold_names', 'folds_of',
+             'FOLDS', 'PASCAL_5I', 'COCO_20I'],
+    video=['jaccard', 'mask_outline', 'boundary_f', 'video_scores', 'video_lines'])
