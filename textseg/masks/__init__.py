@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     segment_losses=['known_labels', 'segment_rows', 'segment_terms', 'spread_points', 'sample_logits', 'sample_labels',
                     'sample_points', 'segment_loss'],
     bits=['NumberedSegments', 'number_segments', 'shuffle_ids', 'ids_to_bits', 'bits_to_ids', 'ids_to_colors'],
-    coloring=['painter_palette', 'random_palette', 'kronecker_palette', 'paint_labels', 'nearest_color',
+    coloring=['painter_palette', 'random_palette', 'kronecker_palette', 'distinct_palette', 'paint_labels',
+              'nearest_color',
               'color_scores'],
     segments=['SegmentMap', 'logits_to_segments', 'foreground_scores'])

@@ -18,4 +18,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
     samtext=['TextPromptEncoder', 'TextMaskDecoder', 'SamText', 'sam_text'],
     maskvae=['STAGE', 'MaskAutoencoder', 'mask_autoencoder', 'set_scale'],
     ldmseg=['INSTANCES', 'PanopticDiffusion', 'panoptic_diffusion', 'open_ldmseg'],
+    seggpt=['SegGpt', 'open_seggpt'],
     registry=['METHODS', 'DEFAULT_METHOD', 'find_method', 'method_of', 'best_device', 'open_segmenter'])

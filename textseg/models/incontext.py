@@ -43,6 +43,10 @@ class InContextSegGpt(SegGptForImageSegmentation):
         "Paint photos as shown"
         return incontext_forward(self, *pictures, **options)
 
+    def enable_gradient_checkpointing(self)->None:
+        "Keep less for the backward pass, and compute layers again there; diffusers' name for it"
+        self.gradient_checkpointing_enable()
+
 def tiny_seggpt(
     image:int=64,      # side of a picture, pixels: a multiple of `patch`; others work, their positions are interpolated
     patch:int=8,       # side of a patch, pixels
