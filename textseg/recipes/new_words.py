@@ -219,7 +219,7 @@ def new_words_table(
     for words in dict.fromkeys(r['words'] for r in rows):
         own = [r for r in rows if r['words']==words]
         for kind in dict.fromkeys(k for r in own for k in r['kinds']):
-            name = f'{kind} (without {words})' if kind in ('known', 'absent') else kind
+            name = f'{kind} (without {words})' if kind in ('known', 'absent', 'new with new') else kind
             cells = {s:_cell([r['kinds'][kind] for r in own if r['start']==s and kind in r['kinds']]) for s in starts}
             table[name] = {start:cell for start, cell in cells.items() if cell}
     return table
