@@ -10,13 +10,16 @@ from functools import partial
 from inspect import signature
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from ..core import DataError, Model, Questions
 from ..data.queries import all_queries, QuerySet, sample_queries
 from ..evaluation.classes import evaluate_classes
 from ..evaluation.evaluate import evaluate, show_predictions, summaries, to_json
-from ..evaluation.fewshot import choose_support, evaluate_fewshot, photos_by_name
+from textseg.evaluation.fewshot import (
+    choose_episodes, choose_support, episodes_of, evaluate_episodes, fewshot_lines, fold_names, folds_of,
+    photos_by_name)
 from ..evaluation.instances import evaluate_instances, instance_lines
 from ..evaluation.segments import evaluate_segments
 from .segment import check_instances, check_options, segment_photo, show_answers
@@ -97,13 +100,29 @@ def _by_prompts(model, source, size=None, limit=0, by='group', prompt='box', see
     return Score(_lines(rows, by, prompted.source), by, dict(to_json(rows), prompt=prompted.source))
 
 # %% ../../nbs/inference/40_score.ipynb #fdaa5ff3
-def _by_support(model, source, limit=0, by='group', shots=1, seed=0, quiet=False):
-    "IoU by few-shot episodes"
+def _fold_episodes(source, fold, n, shots, seed):
+    "So many episodes of a fold, or of each fold of a benchmark; their group is the fold"
+    drawn = {f:choose_episodes(source, n, seed, shots, fold_names(f)) for f in folds_of(fold)}
+    return [e._replace(group=f) for f, episodes in drawn.items() for e in episodes]
+
+def _mean_line(lines):
+    "The mean of lines of different questions"
+    columns = {k:np.array([line[k] for line in lines]) for k in lines[0]}
+    mean, sums = {k:float(v.mean()) for k, v in columns.items()}, {k:int(columns[k].sum()) for k in ('n', 'names')}
+    return mean | sums | dict(se=float((columns['se']**2).sum()**.5/len(lines)))
+
+def _by_support(model, source, limit=0, by='group', shots=1, fold=None, steps=None, ensemble=None, seed=0, quiet=False):
+    "IoU by few-shot episodes: the questions of a source, or a benchmark's draws of the names of its folds"
     _check_by(by, _BY)
-    def segment(photo, questions): return segment_photo(model, photo, questions, seed=seed)[0]
-    rows = evaluate_fewshot(segment, source, _queries(source, limit, seed), shots, seed, quiet)
-    shown = f"{shots} photo{'s'*(shots!=1)} shown"
-    return Score(_lines(rows, by, shown), by, dict(to_json(rows), shots=shots))
+    def segment(photo, questions):
+        return segment_photo(model, photo, questions, seed=seed, steps=steps, ensemble=ensemble)[0]
+    if fold: episodes = _fold_episodes(source, fold, limit or 1000, shots, seed)
+    else: episodes = episodes_of(source, _queries(source, limit, seed), shots, seed)
+    rows, shown = evaluate_episodes(segment, source, episodes, quiet), f"{shots} photo{'s'*(shots!=1)} shown"
+    lines = fewshot_lines(rows, key=lambda row: f'{getattr(row, by)}, {shown}')
+    if fold and by=='group' and len(lines)>1:
+        lines[f'mean of {len(lines)} folds, {shown}'] = _mean_line(list(lines.values()))
+    return Score(lines, by, dict(to_json(rows), shots=shots, lines=lines))
 
 # %% ../../nbs/inference/40_score.ipynb #0c0445e2
 def _by_nothing(model, source, limit=0, steps=None, ensemble=None, seed=0, quiet=False):
