@@ -23,6 +23,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
                     'sample_points', 'segment_loss'],
     bits=['NumberedSegments', 'number_segments', 'shuffle_ids', 'ids_to_bits', 'bits_to_ids', 'ids_to_colors'],
     coloring=['painter_palette', 'random_palette', 'kronecker_palette', 'distinct_palette', 'paint_labels',
-              'nearest_color',
-              'color_scores'],
+              'nearest_color', 'color_scores'],
     segments=['SegmentMap', 'logits_to_segments', 'foreground_scores'])

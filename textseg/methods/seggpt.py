@@ -25,6 +25,7 @@ from ..masks.coloring import color_scores, distinct_palette, paint_labels
 from ..models.ensembles import ENSEMBLES, predict_painted
 from ..models.incontext import (
     incontext_loss, InContextSegGpt, restore_colors, sdpa_attention, stitch, tiny_seggpt)
+from ..models.painter import open_incontext
 from ..models.tiny import model_folder
 from ..models.tunedsupport import TunedSupport
 from ..show import to_pil
@@ -79,7 +80,8 @@ class _Shown(NamedTuple):
 
 def _check_support(support):
     "Raise `DataError` unless photos and masks can be shown together"
-    if not support: raise DataError("nothing is shown; give a photo with its mask, as in support=[Support(photo, mask)]")
+    if not support:
+        raise DataError("nothing is shown; give a photo with its mask, as in support=[Support(photo, mask)]")
     for photo, mask in support:
         if mask.shape!=photo.size[::-1]:
             raise DataError(f"the photo shown has {photo.width}x{photo.height} pixels, and its mask "
@@ -89,19 +91,23 @@ def _check_support(support):
     if len({mask.dtype==bool for _, mask in support})>1:
         raise DataError("black-and-white masks and label maps are shown together; make labels of a mask: mask+0")
 
+def _numbers(mask): return np.where(mask, 1, 0) if mask.dtype==bool else mask
+
 def _labels(masks):
-    "The numbers that masks hold, ascending, and what they are called"
+    "The numbers that masks hold, ascending; none but 1 in black-and-white ones"
     found = np.unique(np.concatenate([np.unique(mask) for mask in masks]))
     labels = found[found>0]
     if not len(labels): raise DataError("nothing is marked in any photo that is shown; a mask is white, or a label "
                                         "above 0, where the thing is")
-    return labels, ['what is shown'] if masks[0].dtype==bool else [f'label {k}' for k in labels]
+    return labels
 
 def _show_photos(support, size):
     "Photos with masks, for the network"
     _check_support(support)
-    labels, names = _labels([mask for _, mask in support])
-    numbers = (np.where(np.isin(m, labels), np.searchsorted(labels, m)+1, 0) for _, m in support)
+    masks = [_numbers(mask) for _, mask in support]
+    labels = _labels(masks)
+    names = ['what is shown'] if support[0].mask.dtype==bool else [f'label {k}' for k in labels]
+    numbers = (np.where(np.isin(m, labels), np.searchsorted(labels, m)+1, 0) for m in masks)
     palette = distinct_palette(len(labels))
     painted = paint_labels(torch.stack([letterbox_mask(m, size, padding=0) for m in numbers]), palette)
     photos = torch.stack([letterbox_photo(photo, size) for photo, _ in support])
@@ -156,6 +162,7 @@ def segment_batch(
     painted = restore_colors(painted.float()).clamp(-1, 1).cpu()
     return [_answers(*parts) for parts in zip(photos, painted, shown)]
 
+# %% ../../nbs/methods/50_seggpt.ipynb #7e497e4a
 @patch
 def segment(
     self:SegGpt,
@@ -168,31 +175,41 @@ def segment(
     "Paint a photo as it was shown, and read its labels"
     return self.segment_batch([photo], [questions.support], ensemble, kind)[0]
 
-# %% ../../nbs/methods/50_seggpt.ipynb #c5f4bff0
+# %% ../../nbs/methods/50_seggpt.ipynb #4b90120b
 def seggpt(
-    model:str|Path,           # 'scratch', or a folder or hub id in the layout of BAAI/seggpt-vit-large
+    model:str|Path,           # 'scratch'; a folder or hub id of a SegGPT, a ViT or an MAE; a file of weights; a run
     seed:int=0,               # decides random weights
-    **options,                # other fields of SegGpt
+    ensemble:str|None=None,   # what several photos have in common: one of `ENSEMBLES`; as saved when None
+    attend:Callable=sdpa_attention,  # `(attention, tokens) -> tokens`
 )->SegGpt:                    # ready to train
-    "Build the method around a network"
-    if str(model)=='scratch': return SegGpt(tiny_seggpt(seed=seed), **options)
-    return SegGpt(InContextSegGpt.from_pretrained(model_folder(model), dtype=torch.float32), **options)
+    """Build the method around a network.
+
+    Raises `DataError` if nothing of that name can be opened.
+    """
+    if str(model)=='scratch': return SegGpt(tiny_seggpt(seed=seed), ensemble or 'features', attend)
+    inner = Path(model)/'model'
+    folder = inner if inner.is_dir() else Path(model_folder(model))
+    saved = (read_method(folder) or {}).get('ensemble', 'features')
+    return SegGpt(open_incontext(folder, seed), ensemble or saved, attend)
 
 @patch
 def save(
     self:SegGpt,
     folder:str|Path,  # made when missing
 )->Path:              # the folder
-    "Write the network, and how several photos are shown"
+    "Write the network in transformers' layout, and how several photos are shown"
     self.model.save_pretrained(folder)
     return save_method(folder, 'seggpt', ensemble=self.ensemble)
 
+# %% ../../nbs/methods/50_seggpt.ipynb #759b3e70
 def open_seggpt(
-    model:str|Path,    # a folder that `save` or transformers wrote, or a hub id
+    model:str|Path,    # a folder that `save` or transformers wrote, a run, or a hub id
 )->SegGpt:             # ready to be asked
-    "Open what was trained"
-    facts = read_method(model_folder(model)) or {}
-    opened = seggpt(model, ensemble=facts.get('ensemble', 'features'))
+    """Open what was trained.
+
+    Raises `DataError` if nothing of that name can be opened.
+    """
+    opened = seggpt(model)
     opened.model.eval()
     return opened
 
@@ -201,7 +218,8 @@ def _is_seggpt(name):
     try: return PreTrainedConfig.get_config_dict(model_folder(name))[0].get('model_type')=='seggpt'
     except (OSError, ValueError): return False
 
-_STAGE = Stage('train', seggpt, incontext_examples, incontext_defaults, collate_pairs, frozenset({'ensemble', 'attend'}))
+_OPTIONS = frozenset({'ensemble', 'attend'})
+_STAGE = Stage('train', seggpt, incontext_examples, incontext_defaults, collate_pairs, _OPTIONS)
 METHOD = Method('seggpt', [_STAGE], open_seggpt, 'support', start='scratch', recognizes=_is_seggpt,
                 supports=frozenset({'checkpointing', 'tuned'}))
 

@@ -29,5 +29,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     panopticpipeline=['PanopticOutput', 'PanopticPipeline'],
     incontext=['restore_colors', 'stitch', 'InContextSegGpt', 'tiny_seggpt', 'eager_attention',
                'incontext_forward', 'incontext_loss', 'sdpa_attention'],
-    ensembles=['spatial_grid', 'ENSEMBLES', 'predict_painted'], painter=['painter_to_seggpt'],
+    ensembles=['spatial_grid', 'ENSEMBLES', 'predict_painted'],
+    painter=['painter_to_seggpt', 'vit_to_seggpt', 'open_incontext'],
     tunedsupport=['TunedSupport', 'save_tuned', 'open_tuned', 'FILE'])
