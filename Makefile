@@ -36,7 +36,7 @@ readme: .venv/.dev
 	touch $@
 .venv/.dev: $(facts) | $(bin)/python
 	$(if $(TORCH_INDEX),$(pip) --no-deps --index-url $(TORCH_INDEX) torch)
-	$(pip) --editable '.[dev,app]'
+	$(pip) --editable '.[dev,app,video]'
 	touch $@ .venv/.user
 $(bin)/python:
 	$(PYTHON) -m venv .venv

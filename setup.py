@@ -31,7 +31,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=[name, name + ".*"]),
     package_data={name: ["weights/**/*"]},
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={"dev": shlex.split(cfg["dev_requirements"]), "app": shlex.split(cfg["app_requirements"])},
+    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "app", "video")},
     python_requires=">=" + cfg["min_python"],
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from ..core import atomic_path, DataError, Model, Questions, Support
 from ..data.moving import list_frames, VOID, write_indexed
-from .segment import segment_photo
+from .segment import check_options, check_questions, segment_photo
 from ..show import overlay, PALETTE
 from ..sources.images import open_photo, write_image
 
@@ -184,7 +184,8 @@ def track_frames(
     Source: Wang et al. 2023 (SegGPT), section 3.4, whose memory is 8 frames.
     """
     if memory<0: raise DataError(f"a memory has 0 frames or more, got {memory}; 8 are usual")
-    options = _options(model, options)
+    check_questions(model.method, Questions(support=[first_ids]))    # before anything is written
+    options = check_options(model.segment, model.method.name, **_options(model, options))
     def ask(frame, support, key): return _score(model, frame, support, key, seed, options)
     return _follow(ask, iter(frames), np.asarray(first_ids), objects_to_follow(first_ids, objects), memory, threshold)
 
