@@ -14,6 +14,13 @@ from .common import clear_errors, either_spelling, quieten, split_commas
 from ..core import DataError, did_you_mean
 
 # %% ../../nbs/commands/23_demo.ipynb #211690c3
+def _write_films(out, n, size, seed, domain, frames, words):
+    "Write films of moving scenes"
+    from textseg.data.moving import write_moving
+    if words: raise DataError("films are not for training, so no word is held out of them; leave out --new_words")
+    write_moving(out, n, size, seed, domain, frames)
+    print(f'{out}: {n} films of {frames} frames')
+
 @call_parse
 @either_spelling
 def textseg_scenes(
@@ -25,14 +32,16 @@ def textseg_scenes(
     hard:bool=False,   # more shapes and textures, more and smaller objects
     new_words:str='',  # words to hold out, such as "star,purple": no photo to train on shows them
     workers:int=2,     # processes
+    frames:int=0,      # write films of so many frames in the layout of DAVIS instead: as many as --val says
 ):
-    "Write a data set of generated scenes as a COCO folder"
+    "Write a data set of generated scenes as a COCO folder, or of films as DAVIS has them"
     from textseg.data.scenes import COLORS, EASY, HARD, write_scenes
     with clear_errors():
         words, domain = tuple(filter(None, split_commas(new_words))), HARD if hard else EASY
         known = [*COLORS, *domain.shapes, *domain.textures]
         for w in words:
             if w not in known: raise DataError(f"no scene shows '{w}'; {did_you_mean(w, known)}")
+        if frames: return _write_films(out, val, size, seed, domain, frames, words)
         write_scenes(out, n, val, size, seed, domain._replace(new_words=words), workers=workers)
         print(f'{out}: {len(list((Path(out)/"train").iterdir()))} photos to train on, {val} to validate on')
 
