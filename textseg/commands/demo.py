@@ -21,6 +21,12 @@ def _write_films(out, n, size, seed, domain, frames, words):
     write_moving(out, n, size, seed, domain, frames)
     print(f'{out}: {n} films of {frames} frames')
 
+def _write_photos(out, n, val, size, seed, domain, workers):
+    "Write photos of scenes"
+    from textseg.data.scenes import write_scenes
+    write_scenes(out, n, val, size, seed, domain, workers=workers)
+    print(f'{out}: {len(list((Path(out)/"train").iterdir()))} photos to train on, {val} to validate on')
+
 @call_parse
 @either_spelling
 def textseg_scenes(
@@ -35,15 +41,14 @@ def textseg_scenes(
     frames:int=0,      # write films of so many frames in the layout of DAVIS instead: as many as --val says
 ):
     "Write a data set of generated scenes as a COCO folder, or of films as DAVIS has them"
-    from textseg.data.scenes import COLORS, EASY, HARD, write_scenes
+    from textseg.data.scenes import COLORS, EASY, HARD
     with clear_errors():
         words, domain = tuple(filter(None, split_commas(new_words))), HARD if hard else EASY
         known = [*COLORS, *domain.shapes, *domain.textures]
         for w in words:
             if w not in known: raise DataError(f"no scene shows '{w}'; {did_you_mean(w, known)}")
-        if frames: return _write_films(out, val, size, seed, domain, frames, words)
-        write_scenes(out, n, val, size, seed, domain._replace(new_words=words), workers=workers)
-        print(f'{out}: {len(list((Path(out)/"train").iterdir()))} photos to train on, {val} to validate on')
+        if frames: _write_films(out, val, size, seed, domain, frames, words)
+        else: _write_photos(out, n, val, size, seed, domain._replace(new_words=words), workers)
 
 # %% ../../nbs/commands/23_demo.ipynb #c9c0b195
 _AFTER = """seen and unseen are mean IoUs; absent is the share of a photo that was painted for names that are not in it.
