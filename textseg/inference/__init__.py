@@ -17,5 +17,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     folder=['predict_folder', 'list_photos', 'Report', 'Journal', 'coco_files', 'file_slug', 'model_identity',
             'PHOTO_SUFFIXES'],
     score=['score_model', 'show_model', 'Score', 'SCORERS', 'device_of'],
+    gallery=['Gallery', 'askable'],
     video=['Frames', 'read_frames', 'write_video', 'objects_to_follow', 'merge_scores', 'track_frames', 'track',
            'show_ids', 'VideoFiles', 'write_overlays'])
