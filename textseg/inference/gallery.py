@@ -60,6 +60,7 @@ class Gallery:
         self.size, options = self.by_support.size, _options(self.by_support)
         self.segment, self.predict = (_hands_on(f, options) for f in (self.segment, self.predict))
         self.by_name = photos_by_name(self.source)
+        self.names = tuple(name for name, ids in self.by_name.items() if len(ids)>=self.shots)   # that it answers
         self.contents = str(key_seed(*self.by_name.items()))    # what the journal of a folder knows it by
         self._order, self._open = lru_cache(None)(self._shuffled), lru_cache(64)(self._opened)
 
@@ -141,7 +142,7 @@ def askable(
     if both:
         raise DataError(f"{len(both)} photos are in the gallery and are asked about, {min(both).name} for one, so the "
                         "answer would be shown; take the gallery of another split (--gallery-split)")
-    names = [n for n in source.names if len(gallery.by_name.get(n, ()))>=gallery.shots]
+    names = [n for n in source.names if n in gallery.names]
     left_out = len(source.names)-len(names)
     if not left_out: return source
     if not names: raise DataError(f"the gallery {gallery.source.root} shows none of the names of {source.root}")
