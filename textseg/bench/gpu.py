@@ -138,6 +138,12 @@ def hold_out_words(
     day.note('new words', 'rows', dict(rows=len(rows), seconds=time.time()-began))
 
 # %% ../../nbs/bench/50_gpu.ipynb #6d1f3515
+def _save_half(method, folder):
+    "Save a segmenter in half precision"
+    method.to('cpu')
+    for part in (method.model, method.vae, method.embed_text.text_encoder): part.half()
+    remove_origin(method.save(folder))
+
 def _all_names(day, method, train, steps, batch_size):
     "The training that asks for every name"
     names = list(train.names)
@@ -164,9 +170,7 @@ def teach_segmenter(
     if time.time()>until: return        # it goes on from its checkpoint another day
     kinds = summarize(answer(method, val, decode_queries(val, all_queries(val), day.device)), ())
     day.note('segmenter', 'tiny-seg', dict(steps=steps, batch_size=batch_size, seconds=time.time()-began, kinds=kinds))
-    method.to('cpu')
-    for part in (method.model, method.vae, method.embed_text.text_encoder): part.half()
-    remove_origin(method.save(day.out/'tiny-seg'))
+    _save_half(method, day.out/'tiny-seg')
 
 # %% ../../nbs/bench/50_gpu.ipynb #351277be
 def _facts():

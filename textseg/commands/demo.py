@@ -59,7 +59,7 @@ Pictures: {picture} (photos, truths, answers). Ask it something:
 @either_spelling
 def textseg_demo(
     out:str='demo',       # folder for scenes, runs, pictures and the table
-    minutes:float=8.,     # of training for each row of the table, on two cores
+    minutes:float=10.,    # of training for each row of the table, on two cores
     seed:int=0,           # decides everything
     compare:bool=False,   # three more rows: from scratch, black and white target, no painting
     hard:bool=False,      # more shapes and textures, more and smaller objects

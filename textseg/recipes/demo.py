@@ -24,7 +24,7 @@ from ..sources.open import open_source
 from ..sources.source import Source
 
 # %% ../../nbs/recipes/20_demo.ipynb #9d6ae6e3
-STEPS_PER_MINUTE = 200   # of the miniature, batch 32, two threads on two cores of 2026
+STEPS_PER_MINUTE = 160   # of the miniature, batch 32, two threads on two cores of 2026
 
 DEMO_ROWS = dict(tiny=('tiny', 'cocogold'), scratch=('scratch', 'cocogold'), binary=('tiny', 'binary'),
                  logits=('tiny', 'logits'))
@@ -56,7 +56,7 @@ def demo_picture(
 # %% ../../nbs/recipes/20_demo.ipynb #c1bc3531
 def demo(
     out:str|Path,            # folder for everything
-    minutes:float=8.,        # of training for each row, on two cores
+    minutes:float=10.,       # of training for each row, on two cores
     seed:int=0,              # decides everything
     rows:Sequence[str]=('tiny',),  # which rows of the table: of DEMO_ROWS
     n:int=4000,              # scenes to train on
