@@ -248,7 +248,7 @@ def _masks_of(frames, folder):
 def open_video_folder(
     path:str|Path,     # a data set in the layout of DAVIS, or a folder of frames
     name:str='',       # of the video in the data set; empty for a folder of frames
-)->VideoFolder:        # frames, and masks where there are some
+)->VideoFolder:        # frames, and masks where there are some: in `Annotations`, or in a folder `masks` among them
     """Open a video that is a folder of pictures.
 
     Raises `DataError` if there is none.

@@ -56,6 +56,12 @@ def _share_near(outline, other, radius):
     if not other.any(): return 0.
     return float((distance_transform_edt(~other)[outline]<=radius).mean())
 
+def _cropped(outlines):
+    "Outlines cut to the rectangle that holds all of them: most of a frame is far from any"
+    rows, columns = (np.flatnonzero(np.any(outlines, axis=axes)) for axes in ((0, 2), (0, 1)))
+    if not len(rows): return outlines
+    return [o[rows[0]:rows[-1]+1, columns[0]:columns[-1]+1] for o in outlines]
+
 def boundary_f(
     found:np.ndarray,              # `(H, W)` bool: the answer
     truth:np.ndarray,              # `(H, W)` bool
@@ -67,8 +73,9 @@ def boundary_f(
     Raises `ValueError` if the masks differ in shape.
     Source: Perazzi et al. 2016 (DAVIS), section 5.1.
     """
-    found, truth = (mask_outline(m) for m in _judged(found, truth, ignore))
-    radius = ceil(tolerance*hypot(*found.shape))
+    outlines = [mask_outline(m) for m in _judged(found, truth, ignore)]
+    radius = ceil(tolerance*hypot(*outlines[0].shape))
+    found, truth = _cropped(outlines)
     precision, recall = _share_near(found, truth, radius), _share_near(truth, found, radius)
     return 2*precision*recall/(precision+recall) if precision+recall else 0.
 

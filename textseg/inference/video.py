@@ -92,6 +92,7 @@ def _encode(container, codec, rate, pictures):
     for n, picture in enumerate(map(_even, pictures), 1):
         if n==1: stream.width, stream.height = picture.size
         container.mux(stream.encode(_av().VideoFrame.from_image(picture)))
+    if not n: raise DataError("a video has at least one picture, got none")
     container.mux(stream.encode(None))    # what the encoder has held back
     return n
 
@@ -102,7 +103,7 @@ def write_video(
 )->int:                                # how many were written
     """Write a video file, as H.264 where PyAV has it.
 
-    Raises `DataError` if PyAV is not installed.
+    Raises `DataError` if PyAV is not installed, or there is no picture.
     """
     av = _av()
     codec = 'libx264' if 'libx264' in av.codecs_available else 'mpeg4'
