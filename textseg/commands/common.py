@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['clear_errors', 'quieten', 'is_main', 'need', 'positional', 'either_spelling', 'split_commas', 'split_numbers',
-           'command_source']
+           'number_or_word', 'command_source', 'command_gallery']
 
 # %% ../../nbs/commands/10_common.ipynb #36f972a3
 import sys
@@ -93,6 +93,13 @@ def split_numbers(
     except ValueError as e:
         raise DataError(f"--{what} is a whole number, or several with commas between; got '{text}'") from e
 
+# %% ../../nbs/commands/10_common.ipynb #7327b358
+def number_or_word(
+    typed:str|int|None,   # what was typed
+)->str|int|None:          # a number if it is one
+    "Read what is a number for some models and a word for others"
+    return int(typed) if isinstance(typed, str) and typed.isdecimal() else typed
+
 # %% ../../nbs/commands/10_common.ipynb #d5aa292b
 def command_source(
     root:str,             # the data folder
@@ -109,3 +116,19 @@ def command_source(
     if names or min_side: source = select(source, min_side, split_commas(names) or None)
     if source.skipped and is_main(): print(source.report())
     return source
+
+# %% ../../nbs/commands/10_common.ipynb #bf651fd3
+def command_gallery(
+    model:Any,            # asked by support
+    root:str,             # the data folder
+    split:str='train',    # which part
+    shots:int|None=None,  # photos shown for each text; 1 when None
+    seed:int=0,           # decides which
+)->Any:                   # the model, asked by text
+    """Have a text choose the photos that a model is shown.
+
+    Raises `DataError` if the model is asked otherwise, or there is no such data.
+    """
+    from textseg.inference.gallery import Gallery
+    from textseg.sources.open import open_source
+    return Gallery(model, open_source(root, split), 1 if shots is None else shots, seed)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from .common import clear_errors, command_source, either_spelling, is_main, need, quieten
+from .common import (
+    clear_errors, command_gallery, command_source, either_spelling, is_main, need, number_or_word, quieten)
 from ..core import write_atomic
 
 # %% ../../nbs/commands/21_evaluate.ipynb #4401fbf6
@@ -20,6 +21,24 @@ def _kind_for(whole, kind, data, split):
     from textseg.sources.layout import places
     has_panoptic = any((Path(data)/place).exists() for place in places('panoptic', split))
     return kind or ('panoptic' if whole and has_panoptic else None)
+
+def _by_gallery(model, source, gallery, split, shots, seed):
+    "A model that is shown photos of a gallery, and what it can be asked about"
+    from textseg.inference.gallery import askable
+    shown = command_gallery(model, gallery, split, shots, seed)
+    asked = askable(shown, source)
+    if asked is not source and is_main(): print(asked.report())
+    return shown, asked
+
+def _score(model, source, json, told, how, chosen):
+    "Score a model, print the table, and save the rows"
+    from textseg.inference.score import score_model
+    from textseg.show import markdown_table
+    score = score_model(model, source, **how, **chosen)
+    if not is_main(): return
+    print(markdown_table(score.lines, first=score.first))
+    told = told | dict(method=model.method.name) | {k:v for k, v in chosen.items() if v is not None}
+    if json: write_atomic(json, dumps(told | score.facts))
 
 @call_parse
 @either_spelling
@@ -33,9 +52,12 @@ def textseg_eval(
     min_side:int=0,       # leave out photos with a shorter side, pixels
     limit:int=0,          # ask only so many questions of each group, or about so many photos; 0 for all
     steps:int=None,       # denoising steps; as trained when not given
-    ensemble:int=None,    # predictions to average
+    ensemble:str=None,    # predictions to average; or how several photos are shown: features, spatial or mean
     prompt:str=None,      # what a SAM is asked by: box or a number of points, of the truth, or color; box by default
     shots:int=None,       # photos shown to a model that is asked by support; 1 when not given
+    fold:str=None,        # its few-shot benchmark: pascal-5i/0 to 3, coco-20i/0 to 3, or one name for all four
+    gallery:str='',       # data folder whose photos are shown to it for each name that is asked for
+    gallery_split:str='train',  # part of the gallery to show
     by:str=None,          # lines of the table: group (seen, unseen), name, size, or class (semantic mIoU); else group
     instances:bool=False,  # score the instances of each name: PQ, and what absent names give; lines by group or name
     everything:bool=False, # score the segments of whole photos, no name asked: PQ
@@ -49,16 +71,14 @@ def textseg_eval(
     with clear_errors():
         need(data=data)
         quieten()
-        from textseg.inference.score import score_model
         from textseg.methods.registry import open_segmenter
-        from textseg.show import markdown_table
         opened = open_segmenter(model)
         kind = _kind_for(everything or opened.method.asked_by=='nothing', kind, data, split)
         source = command_source(data, split, names, min_side, skip_bad, kind)
-        chosen = dict(size=size, steps=steps, ensemble=ensemble, prompt=prompt, shots=shots, by=by, workers=workers,
-                      instances=instances or None, everything=everything or None)
-        score = score_model(opened, source, limit=limit, seed=seed, quiet=quiet, **chosen)
-        if not is_main(): return
-        print(markdown_table(score.lines, first=score.first))
-        told = dict(model=str(model), method=opened.method.name, data=str(data), split=split, seed=seed)
-        if json: write_atomic(json, dumps(told | {k:v for k, v in chosen.items() if v is not None} | score.facts))
+        told = dict(model=str(model), data=str(data), split=split, seed=seed)
+        chosen = dict(size=size, steps=steps, ensemble=number_or_word(ensemble), prompt=prompt, shots=shots, fold=fold,
+                      by=by, workers=workers, instances=instances or None, everything=everything or None)
+        if gallery:
+            opened, source = _by_gallery(opened, source, gallery, gallery_split, chosen.pop('shots'), seed)
+            told |= dict(gallery=str(gallery), gallery_split=gallery_split, shots=opened.shots)
+        _score(opened, source, json, told, dict(limit=limit, seed=seed, quiet=quiet), chosen)

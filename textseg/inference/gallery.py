@@ -147,5 +147,6 @@ def askable(
     if not left_out: return source
     if not names: raise DataError(f"the gallery {gallery.source.root} shows none of the names of {source.root}")
     chosen = select(source, names=names)
-    chosen.skipped = chosen.skipped + Counter({f'name in fewer than {gallery.shots} photos of the gallery': left_out})
+    few = 'no photo' if gallery.shots==1 else f'fewer than {gallery.shots} photos'
+    chosen.skipped = chosen.skipped + Counter({f'name in {few} of the gallery': left_out})
     return chosen
