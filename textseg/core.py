@@ -201,7 +201,8 @@ class Questions(NamedTuple):
     "What is asked about one photo"
     texts:Sequence[str]=()           # what to segment, one mask each
     prompts:Any=None                 # `PointPrompts` or `BoxPrompts`, in pixels of the photo, one mask each
-    support:Sequence[Support]=()     # photos with masks, which together show one thing, or several classes
+    support:Sequence[Support]=()     # photos with masks, which together show one thing, or several classes; or one
+                                     # tuned support, for a method that supports it
     known:ndarray|None=None          # segment map to complete, `(H, W)` ids >= 0, the size of the photo; 0 is unknown
 
 # %% ../nbs/00_core.ipynb #66363573
@@ -234,6 +235,7 @@ class Stage(NamedTuple):
     collate:Callable|None=None  # `list of examples -> batch`; torch's own when None
     options:frozenset=frozenset()  # further options of a `build` that takes any
     finish:Callable|None=None      # `(trained, examples) -> None`: what is measured on examples before it is saved
+    begin:Callable|None=None       # `(learner, examples) -> None`: what it takes from its examples before it learns
 
 class Method(NamedTuple):
     "All that the rest of the package knows about a method"
@@ -242,7 +244,8 @@ class Method(NamedTuple):
     open:Callable                     # `(folder or name) -> Model`, ready to be asked
     asked_by:str                      # one of `ASKED_BY`: how it is scored, and what a person is asked for
     start:str=''                      # the model it begins with when none is named
-    supports:frozenset=frozenset()    # of: 'adapters', 'checkpointing', 'cache', 'everything', 'instances', 'known'
+    supports:frozenset=frozenset()    # of: 'adapters', 'checkpointing', 'cache', 'everything', 'instances', 'known',
+                                      # 'tuned'
     recognizes:Callable|None=None     # `(name) -> bool`: is a folder without `method.json`, or a hub id, its own?
 
 # %% ../nbs/00_core.ipynb #c8b9b250

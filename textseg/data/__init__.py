@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
                      'segment_examples'],
     incontext=['block_mask', 'half_mask', 'KINDS', 'InContextPair', 'PairChoice', 'InContextPairs', 'collate_pairs',
                'incontext_examples'],
+    tuning=['TuningExample', 'TuningExamples', 'collate_tuning', 'tuning_examples'],
     shapes=['SHAPES', 'signed_distance'],
     scenes=['COLORS', 'TEXTURES', 'Domain', 'EASY', 'HARD', 'ObjectClass', 'object_classes', 'names_of', 'ground',
             'texture', 'Scene', 'draw_scene', 'scene_caption', 'draw_scenes', 'GROUND', 'write_scenes'],

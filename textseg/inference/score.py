@@ -25,7 +25,7 @@ from ..evaluation.segments import evaluate_segments
 from .segment import check_instances, check_options, segment_photo, show_answers
 from ..show import grid, overlay
 from ..sources.images import open_photo
-from ..sources.source import Source
+from ..sources.source import select, Source
 
 # %% ../../nbs/inference/40_score.ipynb #2f96cc4f
 class Score(NamedTuple):
@@ -134,6 +134,14 @@ def _by_nothing(model, source, limit=0, steps=None, ensemble=None, seed=0, quiet
 # %% ../../nbs/inference/40_score.ipynb #7c2cae45
 SCORERS = dict(text=_by_text, prompts=_by_prompts, support=_by_support, nothing=_by_nothing)
 
+def _answerable(model, source):
+    "A source with the names that a model can be asked by: those in its `names`, or any if it has no such list"
+    names = getattr(model, 'names', None)
+    if names is None: return source
+    shared = [n for n in source.names if n in names]
+    if shared: return select(source, names=shared)
+    raise DataError(f"this {model.method.name} model answers {', '.join(names)}; {source.root} names none of them")
+
 def score_model(
     model:Model,    # any that `open_segmenter` gives
     source:Source,  # photos and the truth about them
@@ -148,7 +156,7 @@ def score_model(
     for option in chosen.keys() - signature(scorer).parameters.keys():
         raise DataError(f"a {model.method.name} model is asked by {model.method.asked_by} and scored without {option}; "
                         "leave it out")
-    return scorer(model, source, **chosen)
+    return scorer(model, _answerable(model, source), **chosen)
 
 # %% ../../nbs/inference/40_score.ipynb #1dc0010f
 def _show_queries(model, source, each, predict, privileged=()):
@@ -195,4 +203,4 @@ def show_model(
     each:int=2,     # questions of each group, or half the number of photos
 )->Image.Image:     # a grid
     "Draw some answers of a model"
-    return _SHOW[model.method.asked_by](model, source, each)
+    return _SHOW[model.method.asked_by](model, _answerable(model, source), each)

@@ -20,6 +20,7 @@ from ..data.crop import paste_mask
 from ..data.phrases import check_text
 from ..masks.points import BoxPrompts, PointPrompts
 from ..masks.postprocess import clean
+from ..models.tunedsupport import open_tuned, TunedSupport
 from ..show import outlined, overlays
 from ..sources.images import open_ids, open_photo
 
@@ -58,27 +59,27 @@ def parse_prompts(
     return PointPrompts(np.array([on+off], np.float32), np.array([[1]*len(on)+[0]*len(off)])) if on else None
 
 # %% ../../nbs/inference/10_segment.ipynb #50a4e295
-def _as_mask(ids):
-    "Black and white as bool, more values as they are"
-    return ids>0 if len(np.unique(ids))<=2 else ids
+def _open_shown(pair):
+    "A photo and the numbers of its mask, from `PHOTO:MASK`; or a tuned support"
+    if pair.endswith('.safetensors') or Path(pair).is_dir(): return open_tuned(pair)
+    path, _, mask = pair.rpartition(':')
+    if not path: raise DataError(f"a support photo needs its mask, as in PHOTO:MASK, got '{pair}'")
+    shown, ids = open_photo(path), open_ids(mask)
+    if ids.shape==shown.size[::-1]: return Support(shown, ids)
+    raise DataError(f"{mask} is {ids.shape[1]}x{ids.shape[0]}, but {path} is {shown.width}x{shown.height}; "
+                    "give the mask of that photo")
 
 def open_support(
-    typed:Sequence[str],  # files of photo and mask, `PHOTO:MASK` each
-)->list[Support]:         # opened
-    """Open photos that are shown with their masks.
+    typed:Sequence[str],  # files of photo and mask, `PHOTO:MASK` each; or one tuned support, a file or a run
+)->list[Support|TunedSupport]:  # opened; masks are all bool, or all label maps
+    """Open what is shown.
 
-    Raises `DataError` if one has no mask, or photo and mask differ in size.
+    Raises `DataError` if a photo has no mask, photo and mask differ in size, or there is no such tuned support.
     """
-    support = []
-    for pair in typed:
-        path, _, mask = pair.rpartition(':')
-        if not path: raise DataError(f"a support photo needs its mask, as in PHOTO:MASK, got '{pair}'")
-        shown, ids = open_photo(path), open_ids(mask)
-        if ids.shape!=shown.size[::-1]:
-            raise DataError(f"{mask} is {ids.shape[1]}x{ids.shape[0]}, but {path} is {shown.width}x{shown.height}; "
-                            "give the mask of that photo")
-        support.append(Support(shown, _as_mask(ids)))
-    return support
+    shown = [_open_shown(pair) for pair in typed]
+    if any(isinstance(s, TunedSupport) for s in shown): return shown
+    labelled = any(len(np.unique(s.mask[s.mask>0]))>1 for s in shown)
+    return shown if labelled else [s._replace(mask=s.mask>0) for s in shown]
 
 # %% ../../nbs/inference/10_segment.ipynb #c4cf524c
 def check_known(
@@ -117,6 +118,11 @@ def _check_completes(method, known):
     if known is None or 'known' in method.supports: return
     raise DataError(f"a {method.name} model can't complete a segment map; leave out the known one (--known)")
 
+def _check_tuned(method, support):
+    "Raise if a tuned support is shown to a method that can't take it"
+    if 'tuned' in method.supports or not any(isinstance(s, TunedSupport) for s in support): return
+    raise DataError(f"a {method.name} model can't be shown a tuned support; show photos with masks (--support PHOTO:MASK)")
+
 def check_questions(
     method:Method,         # of the model that is asked
     questions:Questions,   # about one photo
@@ -128,6 +134,7 @@ def check_questions(
     """
     questions = questions._replace(texts=[check_text(t) for t in questions.texts])
     _check_completes(method, questions.known)
+    _check_tuned(method, questions.support)
     asked = questions._replace(known=None)._asdict()
     used = [field for field, value in asked.items() if value is not None and len(value)]
     field, way = _WAYS.get(method.asked_by, (None, 'nothing: it finds all segments of a photo by itself'))

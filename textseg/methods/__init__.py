@@ -19,4 +19,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
     maskvae=['STAGE', 'MaskAutoencoder', 'mask_autoencoder', 'set_scale'],
     ldmseg=['INSTANCES', 'PanopticDiffusion', 'panoptic_diffusion', 'open_ldmseg'],
     seggpt=['SegGpt', 'open_seggpt'],
+    segtuned=['TunedPictures', 'SegTuned', 'begin_tuning', 'open_segtuned', 'TUNED'],
     registry=['METHODS', 'DEFAULT_METHOD', 'find_method', 'method_of', 'best_device', 'open_segmenter'])

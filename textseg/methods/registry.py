@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from ..core import DataError, did_you_mean, Method, Model, read_method
-from . import cocogold, ldmseg, logits, pixels, sam, samtext, seggpt
+from . import cocogold, ldmseg, logits, pixels, sam, samtext, seggpt, segtuned
 from ..models.tiny import model_folder
 
 # %% ../../nbs/methods/90_registry.ipynb #8d0a1c07
 _SHIPPED = (cocogold.METHOD, cocogold.BINARY, pixels.METHOD, logits.METHOD, sam.METHOD, samtext.METHOD,
-            ldmseg.METHOD, ldmseg.INSTANCES, seggpt.METHOD)
+            ldmseg.METHOD, ldmseg.INSTANCES, seggpt.METHOD, segtuned.TUNED)
 METHODS = {m.name:m for m in _SHIPPED}
 DEFAULT_METHOD = _SHIPPED[0].name   # of a training that names none
 

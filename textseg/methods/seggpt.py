@@ -32,16 +32,21 @@ from ..show import to_pil
 from ..training.defaults import incontext_defaults
 
 # %% ../../nbs/methods/50_seggpt.ipynb #ac03779c
+def _check_ensemble(ensemble):
+    "Raise `DataError` unless it is one of them"
+    if ensemble not in ENSEMBLES:
+        raise DataError(f"photos are shown together by one of {', '.join(ENSEMBLES)}; got the ensemble '{ensemble}'")
+
 @dataclass
 class SegGpt:
     "Segmentation by example: photos are shown with their masks, another is painted alike"
     model:InContextSegGpt             # all that learns
     ensemble:str='features'           # what several shown photos have in common: one of `ENSEMBLES`
     attend:Callable=sdpa_attention    # `(attention, tokens) -> tokens`
+    paint_weight:float=0.             # how much more an error counts where there is paint
 
     def __post_init__(self):
-        if self.ensemble not in ENSEMBLES:
-            raise DataError(f"ensemble is one of {', '.join(ENSEMBLES)}; got '{self.ensemble}'")
+        _check_ensemble(self.ensemble)
         self.size = self.model.config.image_size[1]               # read at once: `model` may be wrapped later
 
     def to(
@@ -53,22 +58,27 @@ class SegGpt:
         return self
 
 # %% ../../nbs/methods/50_seggpt.ipynb #ef9c583d
+def _weight(batch, paint_weight):
+    "How much each pixel counts, `(B, 2S, S)`: none where it is unknown, more where there is paint"
+    pairs = (batch['shown_painted'], batch['shown_valid']), (batch['painted'], batch['valid'])
+    return stitch(*(valid*(1 + paint_weight*(painted>-1).any(1)) for painted, valid in pairs))
+
 @patch
 def loss(
     self:SegGpt,
     batch:dict,  # of `collate_pairs`
     generator:Generator|Sequence[Generator],  # not used: nothing is drawn
 )->Tensor:       # a scalar
-    """Average the error of painted colours over what was hidden and is known.
+    """Average the error of painted colours over what was hidden and is known, more where there is paint.
 
     Source: Wang et al. 2023 (SegGPT), section 3.1, and the loss of the authors' code.
     """
     parts = 'image', 'shown', 'shown_painted', 'painted'
     image, shown, shown_painted, painted = (normalize_colors(batch[k]) for k in parts)     # (B, 3, S, S)
-    masked, valid = batch['masked'].flatten(1), stitch(batch['shown_valid'], batch['valid'])
+    masked, weight = batch['masked'].flatten(1), _weight(batch, self.paint_weight)
     options = dict(masked=masked, kind=batch['kind'], target=painted, attend=self.attend)
     pred = self.model(image, shown[:, None], shown_painted[:, None], **options)            # (B, 3, 2S, S)
-    return incontext_loss(pred, stitch(shown_painted, painted), masked, valid)
+    return incontext_loss(pred, stitch(shown_painted, painted), masked, weight)
 
 # %% ../../nbs/methods/50_seggpt.ipynb #9c6b5364
 class _Shown(NamedTuple):
@@ -152,13 +162,15 @@ def segment_batch(
     """
     shown = [_show(support, self.size) for support in supports]
     _check_batch(photos, shown, kind)
+    ensemble = ensemble or self.ensemble
+    _check_ensemble(ensemble)
     image = normalize_colors(torch.stack([letterbox_photo(photo, self.size) for photo in photos]))
     pictures = torch.stack([s.photos for s in shown]), torch.stack([s.painted for s in shown])    # (B, P, 3, S, S)
     device = next(self.model.parameters()).device
     kinds = torch.full((len(photos),), KINDS.index(kind), device=device)
     inputs = (x.to(device) for x in (image, *pictures))
     with torch.no_grad():
-        painted = predict_painted(self.model, *inputs, kinds, ensemble or self.ensemble, attend=self.attend)
+        painted = predict_painted(self.model, *inputs, kinds, ensemble, attend=self.attend)
     painted = restore_colors(painted.float()).clamp(-1, 1).cpu()
     return [_answers(*parts) for parts in zip(photos, painted, shown)]
 
@@ -181,16 +193,17 @@ def seggpt(
     seed:int=0,               # decides random weights
     ensemble:str|None=None,   # what several photos have in common: one of `ENSEMBLES`; as saved when None
     attend:Callable=sdpa_attention,  # `(attention, tokens) -> tokens`
+    paint_weight:float=0.,    # how much more an error counts where there is paint
 )->SegGpt:                    # ready to train
     """Build the method around a network.
 
     Raises `DataError` if nothing of that name can be opened.
     """
-    if str(model)=='scratch': return SegGpt(tiny_seggpt(seed=seed), ensemble or 'features', attend)
+    if str(model)=='scratch': return SegGpt(tiny_seggpt(seed=seed), ensemble or 'features', attend, paint_weight)
     inner = Path(model)/'model'
     folder = inner if inner.is_dir() else Path(model_folder(model))
     saved = (read_method(folder) or {}).get('ensemble', 'features')
-    return SegGpt(open_incontext(folder, seed), ensemble or saved, attend)
+    return SegGpt(open_incontext(folder, seed), ensemble or saved, attend, paint_weight)
 
 @patch
 def save(
@@ -218,8 +231,7 @@ def _is_seggpt(name):
     try: return PreTrainedConfig.get_config_dict(model_folder(name))[0].get('model_type')=='seggpt'
     except (OSError, ValueError): return False
 
-_OPTIONS = frozenset({'ensemble', 'attend'})
-_STAGE = Stage('train', seggpt, incontext_examples, incontext_defaults, collate_pairs, _OPTIONS)
+_STAGE = Stage('train', seggpt, incontext_examples, incontext_defaults, collate_pairs)
 METHOD = Method('seggpt', [_STAGE], open_seggpt, 'support', start='scratch', recognizes=_is_seggpt,
                 supports=frozenset({'checkpointing', 'tuned'}))
 

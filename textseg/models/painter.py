@@ -174,6 +174,7 @@ def open_incontext(
     """
     folder = Path(model_folder(name))
     if folder.is_file(): return _open_file(folder, seed)
+    if folder.is_absolute() and not folder.exists(): raise DataError(f"no SegGPT could be opened: {folder} is not there")
     try:
         kind = PreTrainedConfig.get_config_dict(folder)[0].get('model_type')
         if kind=='seggpt': return InContextSegGpt.from_pretrained(folder, dtype=torch.float32)

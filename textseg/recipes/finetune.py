@@ -146,6 +146,7 @@ def _run_stage(run, stage, options, data, steps, folder, before, last):
     if last: _prepare(learner, run.rank, run.checkpointing)
     hook = _hook(run.shown, run.out, run.show_every, steps) if last else None
     examples, batch = _examples(run, stage, options, data, learner)
+    if stage.begin: stage.begin(learner, examples)
     train(learner, examples, folder, steps, seed=run.seed, collate=batch, on_step=hook, quiet=run.quiet, **options.loop)
     if stage.finish: stage.finish(learner, examples)
     saved = run.out/'model' if last else folder/'model'

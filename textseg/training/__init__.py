@@ -22,4 +22,4 @@ __getattr__, __dir__, __all__ = lazy_exports(
     embeddingcache=['photo_key', 'encoder_key', 'EmbeddingCache', 'embed_photos', 'EmbeddedPhotos'],
     defaults=['STABLE_DIFFUSION', 'TINY', 'SAM', 'TINY_SAM', 'MASK_VAE', 'TINY_MASK_VAE', 'LDMSEG', 'TINY_LDMSEG',
               'diffusion_defaults', 'sam_defaults', 'mask_vae_defaults', 'segment_defaults',
-              'SEGGPT', 'TINY_SEGGPT', 'incontext_defaults'])
+              'SEGGPT', 'TINY_SEGGPT', 'incontext_defaults', 'TUNING', 'tuning_defaults'])

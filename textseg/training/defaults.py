@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STABLE_DIFFUSION', 'TINY', 'SAM', 'TINY_SAM', 'MASK_VAE', 'TINY_MASK_VAE', 'LDMSEG', 'TINY_LDMSEG', 'SEGGPT',
-           'TINY_SEGGPT', 'diffusion_defaults', 'sam_defaults', 'mask_vae_defaults', 'segment_defaults',
-           'incontext_defaults']
+           'TINY_SEGGPT', 'TUNING', 'diffusion_defaults', 'sam_defaults', 'mask_vae_defaults', 'segment_defaults',
+           'incontext_defaults', 'tuning_defaults']
 
 # %% ../../nbs/training/50_defaults.ipynb #fd4b4b84
 import json
@@ -66,8 +66,8 @@ def segment_defaults(
 
 # %% ../../nbs/training/50_defaults.ipynb #bf3a6099
 SEGGPT = dict(batch_size=32, lr=1e-4, lr_schedule=cosine(200), weight_decay=.05, clip=3.)
-TINY_SEGGPT = dict(batch_size=32, lr=1e-3, lr_schedule=cosine(100), weight_decay=.05, clip=3., ema=.99, half=.5,
-                   hidden=.75, most=1, own_view=.3, attend=eager_attention)
+TINY_SEGGPT = dict(batch_size=16, lr=1e-3, lr_schedule=cosine(200), weight_decay=.05, clip=3., ema=.995, paint_weight=8.,
+                   half=.5, hidden=.75, most=1, own_view=.3, attend=eager_attention)
 
 def _network_config(model):
     "What `config.json` of a network says, in its folder or that of its run; nothing where there is none"
@@ -81,3 +81,12 @@ def incontext_defaults(
     tiny, config = str(model) in ('scratch', 'tiny-seggpt'), _network_config(model)
     small = tiny or config.get('hidden_size', 1024)<=256
     return (TINY_SEGGPT if small else SEGGPT) | dict(patch=8 if tiny else config.get('patch_size', 16))
+
+# %% ../../nbs/training/50_defaults.ipynb #ea51c099
+TUNING = dict(batch_size=32, lr=1e-1, lr_schedule=cosine(10), weight_decay=0.)
+
+def tuning_defaults(
+    model:str|Path,  # the network; not used: the numbers are the same for all
+)->dict:             # options of `train`
+    "Choose a high rate for pictures that learn"
+    return TUNING
