@@ -50,8 +50,8 @@ class InContextSegGpt(SegGptForImageSegmentation):
 def tiny_seggpt(
     image:int=64,      # side of a picture, pixels: a multiple of `patch`; others work, their positions are interpolated
     patch:int=8,       # side of a patch, pixels
-    width:int=64,      # numbers a token
-    layers:int=4,      # of the encoder; the streams are averaged after the first, and the last three are decoded
+    width:int=96,      # numbers a token
+    layers:int=5,      # of the encoder; the streams are averaged after the first, and the last three are decoded
     heads:int=4,       # of attention
     decoder:int=16,    # channels of the decoder
     seed:int=0,        # decides the weights
