@@ -22,8 +22,8 @@ def _switched(balanced, **on):
 def textseg_train(
     data:str='',             # data folder: COCO, or label maps; needed
     out:str='',              # folder of the run, which goes on if it holds a checkpoint; needed
-    method:str=None,         # cocogold, binary, pixels, logits, sam, samtext, ldmseg, ldmtext; cocogold if not given
-    model:str=None,          # tiny, scratch, a Stable Diffusion folder or hub id, a SAM; the method's own by default
+    method:str=None,         # cocogold, binary, pixels, logits, sam, samtext, ldmseg, ldmtext, seggpt, segtuned
+    model:str=None,          # tiny, scratch, a Stable Diffusion folder or hub id, a SAM, a SegGPT; the method's own
     steps:str='1000',        # updates of the weights; for each stage, with commas between, or one number for all
     split:str='train',       # part of the data to learn from
     kind:str=None,           # instances, panoptic or labels; the first that is there when not given
@@ -32,6 +32,10 @@ def textseg_train(
     min_side:int=0,          # leave out photos with a shorter side, pixels; cocogold takes 300
     absent:float=None,       # chance to ask for a name that is not in the photo; .1 when not given
     named:float=None,        # of a method that also answers without a name: share of examples asked by one, in [0, 1]
+    own_view:float=None,     # of pairs in context: share that shows another view of the same photo, in [0, 1]
+    most:int=None,           # of pairs in context: names at most
+    half:float=None,         # of pairs in context: share whose lower painting is hidden as a whole, in [0, 1]
+    instances:float=None,    # of pairs in context: share whose colours stand for instances, in [0, 1]
     bits:int=None,           # of a method that codes segment ids: n bits are room for 2^n-1 segments in a photo
     balanced:bool=True,      # ask for each category equally often; with --no-balanced as often as it occurs
     phrases:bool=False,      # say names in other words too: templates and synonyms
@@ -63,7 +67,8 @@ def textseg_train(
         from textseg.methods.registry import DEFAULT_METHOD
         from textseg.recipes.finetune import fine_tune
         wanted = dict(batch_size=batch_size, lr=lr, precision=precision, absent=absent, named=named, bits=bits,
-                      color=color, prompt=prompt, **_switched(one_step=one_step, phrases=phrases, balanced=balanced))
+                      own_view=own_view, most=most, half=half, instances=instances, color=color, prompt=prompt,
+                      **_switched(one_step=one_step, phrases=phrases, balanced=balanced))
         changes = {k:v for k, v in wanted.items() if v is not None}
         loop = dict(workers=workers, accumulate=accumulate, save_every=save_every, trackers=['tensorboard']*tensorboard)
         run = dict(size=size, shown=source, show_every=show_every, cache=cache or None, views=views, rank=rank,

@@ -9,7 +9,6 @@ __all__ = ['TuningExample', 'TuningExamples', 'collate_tuning', 'tuning_examples
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -36,8 +35,8 @@ def _check_apart(categories):
     for i, a in enumerate(names):
         for b in names[i+1:]:
             if categories[a] & categories[b]:
-                raise DataError(f"'{a}' and '{b}' name the same things, so a pixel would need two colours; choose names "
-                                "that don't overlap, such as --names 'star,circle'")
+                raise DataError(f"'{a}' and '{b}' name the same things, so a pixel would need two colours; choose "
+                                "names that don't overlap, such as --names 'star,circle'")
 
 class TuningExamples(Dataset):
     "Photos painted in one palette; item `(epoch, index)` depends on the seed and nothing else"
@@ -55,8 +54,8 @@ class TuningExamples(Dataset):
         _check_apart(vocabulary.categories)
         self.names, self._categories = tuple(vocabulary.categories), [*vocabulary.categories.values()]
         self.palette = distinct_palette(len(self.names))
-        ids = [i for by_name in photos_with(vocabulary).values() for photos in by_name.values() for i in photos.tolist()]
-        self.image_ids = sorted(set(ids))
+        shows = (photos for by_name in photos_with(vocabulary).values() for photos in by_name.values())
+        self.image_ids = sorted({i for photos in shows for i in photos.tolist()})
         if not self.image_ids:
             raise DataError(f"no photo of {source.root} shows {', '.join(self.names) or 'a name that may be learnt'}: "
                             "check the split and the names")

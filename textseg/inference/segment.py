@@ -121,7 +121,8 @@ def _check_completes(method, known):
 def _check_tuned(method, support):
     "Raise if a tuned support is shown to a method that can't take it"
     if 'tuned' in method.supports or not any(isinstance(s, TunedSupport) for s in support): return
-    raise DataError(f"a {method.name} model can't be shown a tuned support; show photos with masks (--support PHOTO:MASK)")
+    raise DataError(f"a {method.name} model can't be shown a tuned support; show photos with masks "
+                    "(--support PHOTO:MASK)")
 
 def check_questions(
     method:Method,         # of the model that is asked

@@ -146,8 +146,9 @@ def _filled(name, config, weights, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = InContextSegGpt(config)
-    try: missing = net.load_state_dict(weights, strict=False).missing_keys
+    try: missing, unexpected = net.load_state_dict(weights, strict=False)
     except RuntimeError as e: raise DataError(f"{name} has weights that don't belong together: {e}") from e
+    if unexpected: raise DataError(f"{name} has weights that no SegGPT of its size has: {', '.join(unexpected[:3])}")
     if missing: warnings.warn(f"{name} has no {', '.join(sorted({*map(_part_of, missing)}))}; {len(missing)} of "
                               f"{len(net.state_dict())} weights start at random, so the network has to be trained")
     return net
@@ -174,7 +175,8 @@ def open_incontext(
     """
     folder = Path(model_folder(name))
     if folder.is_file(): return _open_file(folder, seed)
-    if folder.is_absolute() and not folder.exists(): raise DataError(f"no SegGPT could be opened: {folder} is not there")
+    if folder.is_absolute() and not folder.exists():
+        raise DataError(f"no SegGPT could be opened: {folder} is not there")
     try:
         kind = PreTrainedConfig.get_config_dict(folder)[0].get('model_type')
         if kind=='seggpt': return InContextSegGpt.from_pretrained(folder, dtype=torch.float32)
