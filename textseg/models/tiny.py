@@ -107,8 +107,10 @@ def use_plain_attention(
 WEIGHTS = Path(str(files('textseg')))/'weights'
 
 # %% ../../nbs/models/20_tiny.ipynb #5ce8f9a6
+_SHIPPED = 'tiny', 'tiny-seg', 'tiny-sam', 'tiny-ldmseg', 'tiny-seggpt'
+
 def model_folder(
-    name:str|Path,  # 'tiny', 'tiny-seg', 'tiny-sam' or 'tiny-ldmseg', a folder, or a hub id
+    name:str|Path,  # 'tiny', 'tiny-seg', 'tiny-sam', 'tiny-ldmseg' or 'tiny-seggpt', a folder, or a hub id
 )->str:             # a folder, or the hub id
     "Find the folder of a model that is shipped with the package; leave other names alone"
-    return str(WEIGHTS/name) if name in ('tiny', 'tiny-seg', 'tiny-sam', 'tiny-ldmseg') else str(name)
+    return str(WEIGHTS/name) if name in _SHIPPED else str(name)
