@@ -17,6 +17,8 @@ def _switched(balanced, **on):
     "Switches that are not as they usually are; None for the others"
     return {k:v or None for k, v in on.items()} | dict(balanced=None if balanced else False)
 
+def _chosen(**options): return {k:v for k, v in options.items() if v is not None}
+
 @call_parse
 @either_spelling
 def textseg_train(
@@ -66,10 +68,9 @@ def textseg_train(
         source = command_source(data, split, names, min_side, skip_bad, kind)
         from textseg.methods.registry import DEFAULT_METHOD
         from textseg.recipes.finetune import fine_tune
-        wanted = dict(batch_size=batch_size, lr=lr, precision=precision, absent=absent, named=named, bits=bits,
-                      own_view=own_view, most=most, half=half, instances=instances, color=color, prompt=prompt,
-                      **_switched(one_step=one_step, phrases=phrases, balanced=balanced))
-        changes = {k:v for k, v in wanted.items() if v is not None}
+        changes = _chosen(batch_size=batch_size, lr=lr, precision=precision, absent=absent, named=named, bits=bits,
+                          own_view=own_view, most=most, half=half, instances=instances, color=color, prompt=prompt,
+                          **_switched(one_step=one_step, phrases=phrases, balanced=balanced))
         loop = dict(workers=workers, accumulate=accumulate, save_every=save_every, trackers=['tensorboard']*tensorboard)
         run = dict(size=size, shown=source, show_every=show_every, cache=cache or None, views=views, rank=rank,
                    checkpointing=checkpointing, quiet=quiet)

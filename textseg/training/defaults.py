@@ -66,8 +66,8 @@ def segment_defaults(
 
 # %% ../../nbs/training/50_defaults.ipynb #bf3a6099
 SEGGPT = dict(batch_size=32, lr=1e-4, lr_schedule=cosine(200), weight_decay=.05, clip=3.)
-TINY_SEGGPT = dict(batch_size=16, lr=1e-3, lr_schedule=cosine(200), weight_decay=.05, clip=3., ema=.995, paint_weight=8.,
-                   half=.5, hidden=.75, most=1, own_view=.3, attend=eager_attention)
+TINY_SEGGPT = dict(batch_size=16, lr=1e-3, lr_schedule=cosine(200), weight_decay=.05, clip=3., ema=.995,
+                   paint_weight=8., half=.5, hidden=.75, most=1, own_view=.3, attend=eager_attention)
 
 def _network_config(model):
     "What `config.json` of a network says, in its folder or that of its run; nothing where there is none"
