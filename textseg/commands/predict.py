@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from .common import clear_errors, either_spelling, positional, quieten, split_commas
+from .common import (
+    clear_errors, command_gallery, either_spelling, number_or_word, positional, quieten, split_commas)
 from ..core import DataError, write_atomic
 
 # %% ../../nbs/commands/22_predict.ipynb #dddc8703
@@ -85,6 +86,13 @@ def _with_usual(model, **typed):
     usual, own = dict(threshold=.5, min_area=0), signature(model.segment).parameters
     return {k:usual[k] if v is None and k not in own else v for k, v in typed.items()}
 
+def _opened(model, gallery, split, shots, seed):
+    "The model, which is shown photos of a gallery if there is one"
+    from textseg.methods.registry import open_segmenter
+    if gallery: return command_gallery(open_segmenter(model), gallery, split, shots, seed)
+    if shots is None: return open_segmenter(model)
+    raise DataError("--shots says how many photos of a gallery are shown; name its folder by --gallery, or leave it out")
+
 @call_parse
 @either_spelling
 def textseg_predict(
@@ -97,11 +105,14 @@ def textseg_predict(
     point:str='',            # ask a SAM by points on the object: x,y in pixels; several have blanks between
     negative:str='',         # points that are not on the object
     support:str='',          # show photos with their masks, PHOTO:MASK; several have blanks between
+    gallery:str='',          # show photos of this data folder, those of the name that a text is; for a model as --support
+    gallery_split:str='train',  # part of the gallery to show
+    shots:int=None,          # photos of the gallery shown for each text; 1 when not given
     instances:bool=False,    # answer each text by the map of its instances: PNG of ids, JSON, and a numbered overlay
     known:str='',            # complete this segment map: PNG of ids, 0 where nothing is known
     part:str='',             # ask about this square of the photo alone: x0,y0,x1,y1 in pixels
     steps:int=None,          # denoising steps; as trained when not given
-    ensemble:int=None,       # predictions to average
+    ensemble:str=None,       # predictions to average; or how several photos are shown: features, spatial or mean
     threshold:float=None,    # a pixel is in when its score is above, in [0, 1]; .5, or the model's own, when not given
     radius:int=1,            # of the opening, in pixels of the size the network sees; 0 leaves it out
     closing_radius:int=0,    # of the closing, likewise; 0 leaves it out
@@ -109,7 +120,7 @@ def textseg_predict(
     fill_holes:bool=False,   # fill the holes of a mask
     coco:str='',             # file for COCO results, of masks or of --instances; all else goes into a folder beside it
     truth:str='',            # COCO JSON that tells the ids of photos and categories for the results
-    seed:int=0,              # decides the noise
+    seed:int=0,              # decides the noise, and which photos of a gallery are shown
     quiet:bool=False,        # nothing on the screen
 ):
     "Segment what is asked for in one photo, or in a folder of photos"
@@ -118,10 +129,9 @@ def textseg_predict(
         size = _photo_size(image)
         quieten()
         questions = _questions(size, text, box, point, negative, support, _known_map(known, image))
-        from textseg.methods.registry import open_segmenter
-        opened = open_segmenter(model)
+        opened = _opened(model, gallery, gallery_split, shots, seed)
         options = dict(radius=radius, closing_radius=closing_radius, fill_holes=fill_holes, seed=seed, steps=steps,
-                       ensemble=ensemble, instances=instances)
+                       ensemble=number_or_word(ensemble), instances=instances)
         options |= _with_usual(opened, threshold=threshold, min_area=min_area)
         if coco: _predict_folder(opened, image, questions, coco, truth, quiet, options)
         else: _predict_photo(opened, image, questions, part, Path(out), painted, quiet, options)
