@@ -104,7 +104,7 @@ def textseg_predict(
     box:str='',              # ask a SAM by a box: x0,y0,x1,y1 in pixels; several have blanks between
     point:str='',            # ask a SAM by points on the object: x,y in pixels; several have blanks between
     negative:str='',         # points that are not on the object
-    support:str='',          # show photos with their masks, PHOTO:MASK; several have blanks between
+    support:str='',          # show photos with their masks, PHOTO:MASK, blanks between; or a tuned support, by its run
     gallery:str='',          # show photos of this data folder, those of the name that a text is; for a model as --support
     gallery_split:str='train',  # part of the gallery to show
     shots:int=None,          # photos of the gallery shown for each text; 1 when not given
