@@ -52,6 +52,7 @@ class SegTuned:
     base:SegGpt               # whose network is frozen
     base_name:str=''          # what opens it again: a folder or a hub id
     start:str='photo'         # what the pictures are at first: 'photo', a photo of the data painted; or 'noise'
+    paint_weight:float=0.     # how much more an error counts where there is paint
     palette:np.ndarray|None=None   # `(n, 3)` uint8; of the data, when it begins to learn
     names:tuple[str, ...]=()       # n names, likewise
 
@@ -106,9 +107,10 @@ def loss(
     """
     image, painted = normalize_colors(batch['image']), normalize_colors(batch['painted'])       # (B, 3, S, S)
     pred = self.base.model(image, *self.model(len(image)), attend=self.base.attend)             # (B, 3, 2S, S)
+    weight = batch['valid']*(1 + self.paint_weight*(batch['painted']>-1).any(1))
     side = self.size//self.base.model.config.patch_size
     lower = half_mask((2*side, side)).flatten().to(pred.device).expand(len(image), -1)
-    return incontext_loss(pred, stitch(painted, painted), lower, batch['valid'])
+    return incontext_loss(pred, stitch(painted, painted), lower, weight)
 
 # %% ../../nbs/methods/51_segtuned.ipynb #47e1c591
 def _places(names, texts):
@@ -154,6 +156,7 @@ def segtuned(
     model:str|Path,      # the network to freeze: whatever `seggpt` builds from, or a run of it
     seed:int=0,          # decides the noise
     start:str='photo',   # what the pictures are at first: 'photo' or 'noise'
+    paint_weight:float=0.,  # how much more an error counts where there is paint
 )->SegTuned:             # ready to train
     """Freeze a network, to tune what it is shown.
 
@@ -161,7 +164,8 @@ def segtuned(
     """
     if not str(model): raise DataError("name the SegGPT whose support is to be tuned, as in --model runs/shown")
     base, place = seggpt(model, seed), Path(model)
-    return SegTuned(TunedPictures(base.size, seed), base, str(place.resolve() if place.exists() else model), start)
+    name = str(place.resolve() if place.exists() else model)
+    return SegTuned(TunedPictures(base.size, seed), base, name, start, paint_weight)
 
 @patch
 def save(
