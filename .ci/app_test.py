@@ -31,12 +31,15 @@ from textseg.core import Method, Prediction
 from textseg.methods.registry import METHODS
 
 class Alike:
-    "Finds the mean colour of what is shown"
+    "Finds the mean colour of what is shown, or of each label that is"
     size, method = 64, property(lambda self: METHODS['toy-alike'])
+    def like(self, photo, name, shown):
+        far = np.abs(np.asarray(photo)/255. - shown.mean(0)/255.).max(-1)
+        return Prediction(name, (1-far/.3).clip(0, 1).astype(np.float32))
     def segment(self, photo, questions, generator):
-        shown = np.concatenate([np.asarray(s.photo)[s.mask>0] for s in questions.support]).mean(0)
-        far = np.abs(np.asarray(photo)/255. - shown/255.).max(-1)
-        return [Prediction('as shown', (1-far/.3).clip(0, 1).astype(np.float32))]
+        (shown, mask), = questions.support
+        masks = {'as shown': mask} if mask.dtype==bool else {f'label {k}': mask==k for k in np.unique(mask[mask>0])}
+        return [self.like(photo, name, np.asarray(shown)[m]) for name, m in masks.items()]
 
 class Levels:
     "Cuts a photo at two levels of grey"
@@ -255,15 +258,47 @@ def clicks(page, photo, model, shots, width):
     assert 'click on what to look for' in (text := toast(page)), text
 
 
-def shows(page, scene, other, toys, shots, width):
-    "A photo and its mask are uploaded, and shown to a toy"
+def upload_shown(page, data):
+    "Drop a photo to paint over"
+    page.set_input_files('#shown input[type=file]', files=[dict(name='shown.png', mimeType='image/png', buffer=data)])
+    page.wait_for_function("parseInt(document.querySelector('#shown .zoom-number')?.innerText)>0")
+    page.wait_for_timeout(1000)              # until it is drawn
+
+
+def paint(page, mask):
+    "A short stroke of the brush in the middle of a mask of the photo, which the editor draws enlarged in its own middle"
+    from textseg.masks.points import mask_point
+    canvas, (x, y) = page.locator('#shown canvas').first, mask_point(mask)
+    canvas.scroll_into_view_if_needed()
+    box, zoom = canvas.bounding_box(), int(page.inner_text('#shown .zoom-number').strip('%'))/100
+    left, top = (box[a] + box[side]/2 - n/2*zoom for a, side, n in zip('xy', ('width', 'height'), mask.shape[::-1]))
+    page.mouse.move(left + x*zoom, top + y*zoom)
+    page.mouse.down()
+    page.mouse.move(left + (x+1)*zoom, top + y*zoom, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+
+
+def equal_answers(files, toys, support, photo):
+    "The page gives the masks that Python gives for a support"
     import numpy as np
     from PIL import Image
-    from textseg.core import Questions, Support
+    from textseg.core import Questions
     from textseg.inference.segment import segment_photo
+    for answer in segment_photo(toys.Alike(), Image.fromarray(photo), Questions(support=[support])):
+        found = np.asarray(Image.open(io.BytesIO(files[f"{answer.name.replace(' ', '_')}.png"])))
+        assert answer.mask.any(), f'{answer.name}: this photo has nothing of the kind: the test needs another scene'
+        shared = (found & answer.mask).sum()/(found | answer.mask).sum()
+        assert shared>.95, f'{answer.name}: the page and Python differ, IoU {shared:.2f}'
+
+
+def shows(page, scene, other, toys, shots, width):
+    "A photo and its mask are uploaded, and shown to a toy"
+    from PIL import Image
+    from textseg.core import Support
     upload(page, 'photo', 'photo.png', photo_of(other))
-    upload(page, 'shown', 'shown.png', photo_of(scene))
-    page.wait_for_selector('#shown img')
+    page.wait_for_selector('#photo img')
+    upload_shown(page, photo_of(scene))
     page.click('#segment')
     assert 'there is no mask of the support photo yet' in (text := toast(page)), text
     mask = next(m for m, k in zip(scene.masks, scene.object_classes) if k.texture=='plain')
@@ -272,11 +307,29 @@ def shows(page, scene, other, toys, shots, width):
     page.click('#segment')
     files = answered(page, 2)
     assert set(files)=={'as_shown.png', 'masks.json'}, list(files)
-    questions = Questions(support=[Support(Image.fromarray(scene.image), mask)])
-    answer, = segment_photo(toys.Alike(), Image.fromarray(other.image), questions)
-    assert answer.mask.any(), 'this photo has nothing of the kind: the test needs another scene'
-    assert (np.asarray(Image.open(io.BytesIO(files['as_shown.png'])))==answer.mask).all(), 'the page and Python differ'
+    equal_answers(files, toys, Support(Image.fromarray(scene.image), mask), other.image)
     fits(page, shots, f'support_{width}')
+
+
+def paints(page, scene, other, toys, shots, width):
+    "A photo is painted over, in one colour and then in two"
+    from PIL import Image
+    upload(page, 'photo', 'photo.png', photo_of(other))
+    page.wait_for_selector('#photo img')
+    upload_shown(page, photo_of(scene))
+    plain, *others = sorted(range(len(scene.masks)), key=lambda i: scene.object_classes[i].texture!='plain')
+    paint(page, scene.masks[plain])
+    page.click('#segment')
+    files = answered(page, 2)
+    assert set(files)=={'as_shown.png', 'masks.json'}, list(files)
+    assert Image.open(io.BytesIO(files['as_shown.png'])).getextrema()[1], 'nothing was found'
+    page.click('#shown button[aria-label="Color"], #shown button[title="Color"]')
+    page.click('#shown button.color >> nth=1')
+    paint(page, scene.masks[others[0]])
+    page.click('#segment')
+    files = answered(page, 4)
+    assert set(files)=={'label_1.png', 'label_2.png', 'masks.json'}, list(files)
+    fits(page, shots, f'painted_{width}')
 
 
 def divides(page, photo, shots, width):
@@ -378,6 +431,7 @@ def try_pages(model, folder, shots, log):
                          ('an example of a SAM', example, ('#box textarea, #box input',))])
     with command(folder/'toy-alike', folder, log) as url:
         in_browser(url, [('a photo and its mask are shown', shows, (scene, other, toys, shots, 'width')),
+                         ('a photo is painted over and shown', paints, (scene, other, toys, shots, 'width')),
                          ('an example of a toy that is shown', example, ('',))])
     with command(folder/'toy-levels', folder, log) as url:
         in_browser(url, [('a photo is divided', divides, (photo, shots, 'width')),

@@ -17,14 +17,15 @@ from fastcore.script import call_parse
 from .answers import make_handler, sample_inputs
 from .common import clear_errors, either_spelling, quieten
 from .inputs import add_click, CLICKS, page_fields, QUESTION_FIELDS, question_fields, show_typed
-from .uploads import Limits, open_upload
+from .uploads import BRUSHES, Limits, open_upload, Painting
 from ..core import DataError, Model
 
 # %% ../../nbs/commands/30_app.ipynb #38c790f6
 _INVITATIONS = dict(
     text="Name things in a photo, one a line, and see where they are.",
     prompts="Click on a thing in the photo, or on two opposite corners of a box around it, and see its mask.",
-    support="Show another photo and the mask of a thing in it; the model looks for such things in yours.",
+    support="Show another photo and paint over a thing in it; the model looks for such things in yours. "
+            "Paint in several colours, and each is a label of its own.",
     nothing="Drop a photo; the model divides it into segments by itself.")
 _MORE = dict(
     everything=" Name nothing, and the whole photo is divided into segments.",
@@ -51,10 +52,17 @@ def _gradio():
         raise DataError(f"the page needs Gradio ({e}); install it with: pip install 'textseg[app]'") from e
     return gradio
 
+def _editor(gr, names):
+    "The widget to paint over a photo with the brushes of `read_painting`"
+    brush = gr.Brush(colors=list(BRUSHES.values()), color_mode='fixed')
+    return gr.ImageEditor(type='filepath', sources=['upload', 'clipboard'], transforms=(), layers=False, brush=brush,
+                          format='png', height=420, canvas_size=(320, 320), **names)
+
 def _widget(gr, field):
     "The widget for an input"
     names = dict(label=field.label, elem_id=field.name)
     match field.kind:
+        case 'painting': return _editor(gr, names)
         case 'picture':
             height = 320 if field.name=='photo' else 200
             return gr.Image(type='filepath', image_mode=None, sources=['upload', 'clipboard'], height=height, **names)
@@ -90,10 +98,19 @@ def _uploaded(value, folder):
     if Path(folder).resolve() in path.parents: return path
     raise DataError("this file was not uploaded to this page; drop it here")
 
+def _painted(value, folder):
+    "A photo and what was painted over it, as uploads; the editor names its photo `background`"
+    value = value if isinstance(value, dict) else {}
+    layers = [_uploaded(layer, folder) for layer in value.get('layers') or ()]
+    return Painting(_uploaded(value.get('background'), folder), layers)
+
+_RECEIVE = dict(picture=_uploaded, painting=_painted)
+
 def _sentences(f, kinds, folder):
-    "A function whose errors Gradio shows; of values of some kinds of fields, pictures become paths"
+    "A function whose errors Gradio shows; of values of some kinds of fields, pictures and paintings become paths"
     def wrapped(*values):
-        try: return f(*(_uploaded(v, folder) if kind=='picture' else v for kind, v in zip(kinds, values, strict=True)))
+        received = ((_RECEIVE.get(kind), v) for kind, v in zip(kinds, values, strict=True))
+        try: return f(*(receive(v, folder) if receive else v for receive, v in received))
         except DataError as e: raise _gradio().Error(str(e), print_exception=False) from e
     return wrapped
 

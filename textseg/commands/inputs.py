@@ -125,7 +125,7 @@ def fit_picture(
 class Field(NamedTuple):
     "One input of a page"
     name:str         # of the argument that it becomes
-    kind:str         # 'picture', 'lines' or 'line' of text, 'number', or 'check'
+    kind:str         # 'picture', 'painting', 'lines' or 'line' of text, 'number', or 'check'
     label:str        # what stands above it
     hint:str=''      # an example of what to type, or what a number means
     value:Any=None   # at first
@@ -139,8 +139,8 @@ QUESTION_FIELDS = dict(
     text=[Field('names', 'lines', 'Names, one a line', 'red star')],
     prompts=[Field('box', 'line', 'Boxes', 'x0,y0,x1,y1'), Field('point', 'line', 'Points on it', 'x,y'),
              Field('negative', 'line', 'Points off it', 'x,y')],
-    support=[Field('shown', 'picture', 'Another photo, which shows what to look for'),
-             Field('shown_mask', 'picture', 'Its mask: white on black, or a label map')],
+    support=[Field('shown', 'painting', 'Another photo, to paint over'),
+             Field('shown_mask', 'picture', 'Or a file of its mask: white on black, or a label map')],
     nothing=[])
 
 ANYTHING = Field('names', 'lines', 'Names, one a line; none for everything', 'red star')
@@ -180,6 +180,7 @@ def page_fields(
     if model.method.asked_by=='nothing': cleaning = [f for f in cleaning if f.name in known]   # no scores to clean
     options = [Field('steps', 'number', 'Steps', f'of denoising; {_OWN}', 0, limits.steps, own=True),
                Field('ensemble', 'number', 'Ensemble', f'predictions to average; {_OWN}', 0, limits.ensemble, own=True)]
+    if model.method.asked_by=='support': options = options[:1]    # of the one photo that is shown there is no ensemble
     return [PHOTO, *question_fields(model.method), *cleaning, *(f for f in options if f.name in known)]
 
 # %% ../../nbs/commands/28_inputs.ipynb #a8636a5e

@@ -91,7 +91,7 @@ def _opened(model, gallery, split, shots, seed):
     from textseg.methods.registry import open_segmenter
     if gallery: return command_gallery(open_segmenter(model), gallery, split, shots, seed)
     if shots is None: return open_segmenter(model)
-    raise DataError("--shots says how many photos of a gallery are shown; name its folder by --gallery, or leave it out")
+    raise DataError("--shots counts photos of a gallery; name its folder by --gallery, or leave --shots out")
 
 @call_parse
 @either_spelling
@@ -105,7 +105,7 @@ def textseg_predict(
     point:str='',            # ask a SAM by points on the object: x,y in pixels; several have blanks between
     negative:str='',         # points that are not on the object
     support:str='',          # show photos with their masks, PHOTO:MASK, blanks between; or a tuned support, by its run
-    gallery:str='',          # show photos of this data folder, those of the name that a text is; for a model as --support
+    gallery:str='',          # in place of --support: show photos of this data folder, in which the text is marked
     gallery_split:str='train',  # part of the gallery to show
     shots:int=None,          # photos of the gallery shown for each text; 1 when not given
     instances:bool=False,    # answer each text by the map of its instances: PNG of ids, JSON, and a numbered overlay
