@@ -54,9 +54,9 @@ class Gallery:
     seed:int=0         # decides which, together with the text
 
     def __post_init__(self):
-        method, shown = self.by_support.method, f"{self.shots} photo{'s'*(self.shots!=1)} shown"
+        method, self.told = self.by_support.method, f"{self.shots} photo{'s'*(self.shots!=1)} shown"
         _check_gallery(method, self.shots)
-        self.method = method._replace(name=f'{method.name}, {shown}', asked_by='text', supports=frozenset())
+        self.method = method._replace(name=f'{method.name}, {self.told}', asked_by='text', supports=frozenset())
         self.size, options = self.by_support.size, _options(self.by_support)
         self.segment, self.predict = (_hands_on(f, options) for f in (self.segment, self.predict))
         self.by_name = photos_by_name(self.source)

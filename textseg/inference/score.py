@@ -86,7 +86,8 @@ def _by_text(model, source, size=None, limit=0, by='group', instances=False, eve
     predict = partial(model.predict, **options)
     data = QuerySet(source, _queries(source, limit, seed), size or model.size, seed)
     rows = evaluate(predict, data, seed=seed, device=device_of(model), workers=workers, quiet=quiet)
-    return Score(_lines(rows, by), by, to_json(rows))
+    told = getattr(model, 'told', '')                # besides the texts, such as how many photos a gallery shows
+    return Score({', '.join(filter(None, (k, told))):line for k, line in _lines(rows, by).items()}, by, to_json(rows))
 
 # %% ../../nbs/inference/40_score.ipynb #da03973f
 def _by_prompts(model, source, size=None, limit=0, by='group', prompt='box', seed=0, workers=0, quiet=False):

@@ -111,7 +111,7 @@ def open_known(
 # %% ../../nbs/inference/10_segment.ipynb #c6d7b9c7
 _WAYS = dict(text=('texts', 'a text that names what to segment, such as "red star"'),
              prompts=('prompts', 'a box or points in the photo (--box x0,y0,x1,y1 or --point x,y)'),
-             support=('support', 'another photo with its mask (--support PHOTO:MASK)'))
+             support=('support', 'another photo with its mask (--support PHOTO:MASK, or --gallery DATA and a text)'))
 
 def _check_completes(method, known):
     "Raise if a segment map is to be completed by a method that can't"
