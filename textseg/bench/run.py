@@ -27,6 +27,7 @@ BENCHES = {                                           # name -> module and funct
     'morphology': 'textseg.bench.masks:bench_morphology',
     'pq':         'textseg.bench.masks:bench_pq',
     'segments':   'textseg.bench.segments:bench_segments',
+    'incontext':  'textseg.bench.incontext:bench_incontext',
     'decoder':    'textseg.bench.sam_decoder:bench_decoder',
     'step':       'textseg.bench.reliability:bench_step',
     'kill':       'textseg.bench.reliability:bench_kill',
