@@ -83,7 +83,7 @@ def incontext_defaults(
     return (TINY_SEGGPT if small else SEGGPT) | dict(patch=8 if tiny else config.get('patch_size', 16))
 
 # %% ../../nbs/training/50_defaults.ipynb #ea51c099
-TUNING = dict(batch_size=32, lr=1e-1, lr_schedule=cosine(10), weight_decay=0.)
+TUNING = dict(batch_size=32, lr=1e-1, lr_schedule=cosine(10), weight_decay=0., paint_weight=8.)
 
 def tuning_defaults(
     model:str|Path,  # the network; not used: the numbers are the same for all
