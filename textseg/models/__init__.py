@@ -15,6 +15,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
     text=['TextEmbedder', 'prompt_embeds'],
     diffusion=['widen_conv_in', 'concat_condition', 'zero_snr_scheduler', 'uniform_steps', 'last_step_with',
                'white_noise', 'no_noise', 'multires_noise', 'denoise'],
+    corruption=['sigma_to_gamma', 'gamma_to_sigma', 'fixed_sigma', 'uniform_sigma', 'simple_corruption',
+                'scaled_corruption', 'CORRUPTIONS', 'remove_noise', 'Pretext', 'denoising_task',
+                'pretext_loss', 'mask_patches', 'masking_task'],
     tiny=['WORDS', 'WEIGHTS', 'tiny_tokenizer', 'tiny_vae', 'tiny_text_encoder', 'tiny_unet', 'tiny_scheduler',
           'use_plain_attention', 'model_folder'],
     open=['open_text_embedder', 'open_parts', 'remove_origin'],
@@ -31,4 +34,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
                'incontext_forward', 'incontext_loss', 'sdpa_attention'],
     ensembles=['spatial_grid', 'ENSEMBLES', 'predict_painted'],
     painter=['painter_to_seggpt', 'vit_to_seggpt', 'open_incontext'],
-    tunedsupport=['TunedSupport', 'save_tuned', 'open_tuned', 'FILE'])
+    tunedsupport=['TunedSupport', 'save_tuned', 'open_tuned', 'FILE'],
+    transunet=['TransUNet', 'check_sides', 'tiny_transunet', 'freeze_encoder', 'replace_head',
+               'hybrid_to_encoder', 'load_parts'])
