@@ -19,5 +19,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     tiny_sam=['tiny_sam', 'SceneObjects', 'any_prompt', 'WholeSam', 'make_sam'],
     tiny_ldmseg=['rebuilt_quality', 'quality_by_steps', 'learn_from', 'named_quality', 'completion', 'in_8_bits',
                  'ship', 'make_tiny_ldmseg'],
+    tiny_seggpt=['scene_kinds', 'scores_by_shots', 'tuning_gain', 'film_scores', 'ship_seggpt', 'make_tiny_seggpt'],
     latent_questions=['hold_out', 'LatentQuestions', 'encode_questions', 'plan_batches', 'decode_queries', 'answer'],
     new_words=['CHOICES', 'start_from', 'fresh_copy', 'paint_known', 'new_words', 'new_words_table'])
