@@ -30,7 +30,7 @@ from ..models.diffusion import (
 from ..models.generator import open_generator
 from ..models.pipeline import mean_and_spread, TextSegPipeline
 from ..models.text import prompt_embeds, TextEmbedder
-from ..models.tiny import model_folder
+from ..models.tiny import may_exist, model_folder
 from ..models.vae import decode_latents, encode_image, mask_to_latents, vae_stride
 from ..training.defaults import diffusion_defaults
 
@@ -249,6 +249,7 @@ def open_cocogold(
 def _is_painter(name):
     "Is there a pipeline of that name, in a folder or on the hub, or an adapter in a folder?"
     if (Path(name)/'adapter.json').is_file(): return True
+    if not may_exist(name): return False
     try: TextSegPipeline.load_config(model_folder(name))
     except (OSError, ValueError): return False
     return True

@@ -31,7 +31,7 @@ from ..models.panopticpipeline import PanopticPipeline
 from ..models.segmentunet import (
     EmptyState, sample_segments, segment_scheduler, SegmentDenoiser, snr_weights, to_x0, widen_for_segments)
 from ..models.text import TextEmbedder
-from ..models.tiny import model_folder
+from ..models.tiny import may_exist, model_folder
 from ..models.vae import encode_image, mask_to_latents, vae_stride
 from ..training.defaults import segment_defaults
 
@@ -236,6 +236,7 @@ def open_ldmseg(
 
 def _is_divider(name):
     "Is there a pipeline for segment maps of that name?"
+    if not may_exist(name): return False
     try: return PanopticPipeline.load_config(model_folder(name)).get('_class_name')==PanopticPipeline.__name__
     except (OSError, ValueError): return False
 

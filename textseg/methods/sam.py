@@ -35,6 +35,7 @@ from ..masks.points import box_prompt, BoxPrompts, join_prompts, point_prompts, 
 from ..masks.rules import auto_prompts, color_mask
 from ..models.sam import (
     decode, embed_image, freeze_unused, load_decoder, open_sam, sam_config, save_decoder, with_embedding)
+from ..models.tiny import may_exist
 from ..training.defaults import sam_defaults
 
 # %% ../../nbs/methods/20_sam.ipynb #c9a35e61
@@ -255,6 +256,7 @@ def method(self:SamDecoder)->Method:
 def _is_sam(name):
     "Is there a SAM, or a decoder trained for one, of that name?"
     if (Path(name)/'sam.json').is_file(): return True
+    if not (may_exist(name) or str(name).startswith('tiny-sam-')): return False
     try: return bool(sam_config(name))
     except DataError: return False
 

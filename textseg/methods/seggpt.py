@@ -26,7 +26,7 @@ from ..models.ensembles import ENSEMBLES, predict_painted
 from ..models.incontext import (
     incontext_loss, InContextSegGpt, restore_colors, sdpa_attention, stitch, tiny_seggpt)
 from ..models.painter import open_incontext
-from ..models.tiny import model_folder
+from ..models.tiny import may_exist, model_folder
 from ..models.tunedsupport import TunedSupport
 from ..show import to_pil
 from ..training.defaults import incontext_defaults
@@ -228,6 +228,7 @@ def open_seggpt(
 
 def _is_seggpt(name):
     "Is there a SegGPT of that name, in a folder or on the hub?"
+    if not may_exist(name): return False
     try: return PreTrainedConfig.get_config_dict(model_folder(name))[0].get('model_type')=='seggpt'
     except (OSError, ValueError): return False
 

@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
                 'scaled_corruption', 'CORRUPTIONS', 'remove_noise', 'Pretext', 'denoising_task',
                 'pretext_loss', 'mask_patches', 'masking_task'],
     tiny=['WORDS', 'WEIGHTS', 'tiny_tokenizer', 'tiny_vae', 'tiny_text_encoder', 'tiny_unet', 'tiny_scheduler',
-          'use_plain_attention', 'model_folder'],
+          'use_plain_attention', 'model_folder', 'may_exist'],
     open=['open_text_embedder', 'open_parts', 'remove_origin'],
     generator=['open_generator'],
     adapters=['ATTENTION', 'FULL', 'learning_share', 'add_adapter', 'save_adapter', 'load_adapter', 'merge_adapter'],

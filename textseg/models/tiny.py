@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'WEIGHTS', 'tiny_tokenizer', 'tiny_vae', 'tiny_text_encoder', 'tiny_unet', 'tiny_scheduler',
-           'use_plain_attention', 'model_folder']
+           'use_plain_attention', 'model_folder', 'may_exist']
 
 # %% ../../nbs/models/20_tiny.ipynb #23fac345
 from collections.abc import Sequence
@@ -114,3 +114,10 @@ def model_folder(
 )->str:             # a folder, or the hub id
     "Find the folder of a model that is shipped with the package; leave other names alone"
     return str(WEIGHTS/name) if name in _SHIPPED else str(name)
+
+# %% ../../nbs/models/20_tiny.ipynb #75c9af23
+def may_exist(
+    name:str|Path,  # of a model
+)->bool:            # whether it is a folder or a file, shipped, or of the form `owner/name`
+    "Tell whether anything of that name can be opened, here or on the hub"
+    return Path(model_folder(name)).exists() or str(name).count('/')==1 and not str(name).startswith(('/', '.'))
