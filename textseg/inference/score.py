@@ -17,9 +17,8 @@ from ..core import DataError, Model, Questions
 from ..data.queries import all_queries, QuerySet, sample_queries
 from ..evaluation.classes import evaluate_classes
 from ..evaluation.evaluate import evaluate, show_predictions, summaries, to_json
-from textseg.evaluation.fewshot import (
-    choose_episodes, choose_support, episodes_of, evaluate_episodes, fewshot_lines, fold_names, folds_of,
-    photos_by_name)
+from ..evaluation.fewshot import choose_episodes, choose_support, episodes_of, evaluate_episodes
+from ..evaluation.fewshot import fewshot_lines, fold_names, folds_of, photos_by_name
 from ..evaluation.instances import evaluate_instances, instance_lines
 from ..evaluation.segments import evaluate_segments
 from .segment import check_instances, check_options, segment_photo, show_answers

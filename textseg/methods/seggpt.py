@@ -24,7 +24,7 @@ from ..data.letterbox import letterbox_mask, letterbox_photo, normalize_colors, 
 from ..masks.coloring import color_scores, distinct_palette, paint_labels
 from ..models.ensembles import ENSEMBLES, predict_painted
 from ..models.incontext import (
-    incontext_loss, InContextSegGpt, restore_colors, sdpa_attention, stitch, tiny_seggpt)
+    incontext_loss, InContextSegGpt, paint_weights, restore_colors, sdpa_attention, stitch, tiny_seggpt)
 from ..models.painter import open_incontext
 from ..models.tiny import may_exist, model_folder
 from ..models.tunedsupport import TunedSupport
@@ -61,7 +61,7 @@ class SegGpt:
 def _weight(batch, paint_weight):
     "How much each pixel counts, `(B, 2S, S)`: none where it is unknown, more where there is paint"
     pairs = (batch['shown_painted'], batch['shown_valid']), (batch['painted'], batch['valid'])
-    return stitch(*(valid*(1 + paint_weight*(painted>-1).any(1)) for painted, valid in pairs))
+    return stitch(*(paint_weights(*pair, paint_weight) for pair in pairs))
 
 @patch
 def loss(

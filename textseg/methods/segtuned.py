@@ -22,7 +22,7 @@ from ..data.letterbox import normalize_colors
 from ..data.tuning import collate_tuning, tuning_examples, TuningExamples
 from ..masks.coloring import color_scores
 from .seggpt import seggpt, SegGpt
-from ..models.incontext import incontext_loss, restore_colors, stitch
+from ..models.incontext import incontext_loss, paint_weights, restore_colors, stitch
 from ..models.tunedsupport import FILE, open_tuned, save_tuned, TunedSupport
 from ..training.defaults import tuning_defaults
 
@@ -107,7 +107,7 @@ def loss(
     """
     image, painted = normalize_colors(batch['image']), normalize_colors(batch['painted'])       # (B, 3, S, S)
     pred = self.base.model(image, *self.model(len(image)), attend=self.base.attend)             # (B, 3, 2S, S)
-    weight = batch['valid']*(1 + self.paint_weight*(batch['painted']>-1).any(1))
+    weight = paint_weights(batch['painted'], batch['valid'], self.paint_weight)
     side = self.size//self.base.model.config.patch_size
     lower = half_mask((2*side, side)).flatten().to(pred.device).expand(len(image), -1)
     return incontext_loss(pred, stitch(painted, painted), lower, weight)

@@ -31,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
                  'sample_segments'],
     panopticpipeline=['PanopticOutput', 'PanopticPipeline'],
     incontext=['restore_colors', 'stitch', 'InContextSegGpt', 'tiny_seggpt', 'eager_attention',
-               'incontext_forward', 'incontext_loss', 'sdpa_attention'],
+               'incontext_forward', 'incontext_loss', 'paint_weights', 'sdpa_attention'],
     ensembles=['spatial_grid', 'ENSEMBLES', 'predict_painted'],
     painter=['painter_to_seggpt', 'vit_to_seggpt', 'open_incontext'],
     tunedsupport=['TunedSupport', 'save_tuned', 'open_tuned', 'FILE'],

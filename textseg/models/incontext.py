@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['restore_colors', 'stitch', 'InContextSegGpt', 'tiny_seggpt', 'eager_attention', 'incontext_forward', 'incontext_loss',
-           'sdpa_attention']
+           'paint_weights', 'sdpa_attention']
 
 # %% ../../nbs/models/64_incontext.ipynb #9ae76685
 from collections.abc import Callable
@@ -185,6 +185,15 @@ def incontext_loss(
     shown_rows = errors.shape[1]-valid.shape[1]
     weight = F.pad(valid.float(), (0, 0, shown_rows, 0), value=1.)
     return weighted_mean(errors, weight*_to_pixels(masked, *errors.shape[1:]))
+
+# %% ../../nbs/models/64_incontext.ipynb #c77b6fca
+def paint_weights(
+    painted:Tensor,  # as it should be, `(B, 3, h, w)` in [-1, 1]; black, -1, is no paint
+    valid:Tensor,    # where that is known, `(B, h, w)` bool
+    more:float,      # how much more an error counts where there is paint; 0 is the published loss
+)->Tensor:           # weights for `incontext_loss`, `(B, h, w)` float
+    "Weigh pixels: none where they are unknown, more where there is paint"
+    return valid*(1 + more*(painted>-1).any(1))
 
 # %% ../../nbs/models/64_incontext.ipynb #b56e7847
 def _distance_scores(attention, query, height, width):
